@@ -1,0 +1,193 @@
+"""From Hydra's YAML and overrides to frozen dataclasses, once, at the entry point of a job.
+
+A job is a function of one frozen dataclass:
+
+    @job("train")
+    def main(config: TrainJob) -> None: ...
+
+The dataclass is the schema and holds every default; `hydra_conf/train.yaml` only composes it
+with presets. Hydra sees the schema as the config `schema/train`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+import json
+import os
+import sys
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hydra
+import omegaconf
+import pydantic
+import yaml
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+T = TypeVar("T")
+
+SHOW_TRACEBACK = "MEGAFM_TRACEBACK"
+
+
+def config_dir() -> Path:
+    """The folder of the YAML files: inside the installed package, or at the top of a checkout."""
+    inside = Path(__file__).parent / "hydra_conf"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "hydra_conf"
+
+
+def job(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
+    """Make a function of one frozen dataclass into the Hydra app of `hydra_conf/{name}.yaml`.
+
+    A user's mistake (ValueError, OSError, a bad override) ends as one line on stderr and exit
+    code 1; anything else keeps its traceback. MEGAFM_TRACEBACK=1 keeps it for both.
+    """
+
+    def decorate(function: Callable[[Any], None]) -> Callable[[], None]:
+        schema = typing.get_type_hints(function)["config"]
+
+        def run(composed: DictConfig) -> None:
+            function(from_dict(schema, _to_plain(composed)))
+
+        @functools.wraps(function)
+        def main() -> None:
+            register_schema(name, schema)
+            app = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)
+            with one_line_errors(schema):
+                app(run)()
+
+        return main
+
+    return decorate
+
+
+def register_schema(name: str, schema: type) -> None:
+    """Give Hydra the defaults of `schema` as the config `schema/{name}`."""
+    defaults = OmegaConf.create(to_dict(schema()))
+    ConfigStore.instance().store(group="schema", name=name, node=defaults, package="_global_")
+
+
+def compose(name: str, schema: type[T], overrides: list[str]) -> T:
+    """What `megafm {name} {overrides}` would run with; raises ValueError on a bad override."""
+    register_schema(name, schema)
+    try:
+        with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+            composed = hydra.compose(name, overrides)
+    except (HydraException, omegaconf.errors.OmegaConfBaseException) as error:
+        raise ValueError(_explain(error, schema)) from error
+    return from_dict(schema, _to_plain(composed))
+
+
+def from_dict(schema: type[T], values: Mapping[str, Any]) -> T:
+    """Convert nested plain values to the dataclass `schema`, strictly.
+
+    Raises:
+        ValueError: an unknown key (names the nearest valid one) or a value of the wrong type.
+    """
+    known = dict(_fields(schema))
+    for key in _unknown_keys(schema, values):
+        raise ValueError(_unknown_key_message(key, list(known)))
+    try:
+        return pydantic.TypeAdapter(schema).validate_python(values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, ValueError):  # raised by a __post_init__ of ours
+            raise ValueError(str(cause)) from error
+        field = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{field}={first['input']!r}: {first['msg']}") from error
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The nested plain values of a dataclass (tuples as lists), ready for YAML or JSON."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def to_yaml(config: Any) -> str:
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
+def config_hash(config: Any) -> str:
+    """The sha256 of a config's values, independent of key order and of formatting."""
+    text = json.dumps(to_dict(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class one_line_errors:
+    """Context manager: report a user's mistake in one line on stderr and exit with code 1."""
+
+    def __init__(self, schema: type | None = None) -> None:
+        self.schema = schema
+
+    def __enter__(self) -> None:
+        os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions through to us
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
+        if os.environ.get(SHOW_TRACEBACK) == "1" or error is None:
+            return False
+        if isinstance(error, HydraException | omegaconf.errors.OmegaConfBaseException):
+            message = _explain(error, self.schema)
+        elif isinstance(error, ValueError | OSError):
+            message = str(error)
+        elif isinstance(error, KeyboardInterrupt):
+            message = "interrupted"
+        else:
+            return False
+        rank = os.environ.get("RANK")
+        where = "megafm" if rank is None else f"megafm [rank {rank}]"
+        print(f"{where}: error: {message}", file=sys.stderr, flush=True)
+        sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
+
+
+def _to_plain(composed: DictConfig) -> dict[str, Any]:
+    values = typing.cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        # Each job of a sweep gets its own run folder, else the second would resume the first.
+        label = HydraConfig.get().job.override_dirname
+        if "run" in values and "run.dir" not in label:
+            values["run"]["dir"] = str(Path(values["run"]["dir"]) / label)
+    return values
+
+
+def _fields(schema: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and type of every leaf field of a nested dataclass."""
+    for name, kind in typing.get_type_hints(schema).items():
+        if dataclasses.is_dataclass(kind):
+            yield from _fields(typing.cast(type, kind), f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", kind
+
+
+def _unknown_keys(schema: type, values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    kinds = typing.get_type_hints(schema)
+    for key, value in values.items():
+        if key not in kinds:
+            yield f"{prefix}{key}"
+        elif dataclasses.is_dataclass(kinds[key]) and isinstance(value, Mapping):
+            yield from _unknown_keys(typing.cast(type, kinds[key]), value, f"{prefix}{key}.")
+
+
+def _unknown_key_message(key: str, known: list[str]) -> str:
+    leaf = key.rpartition(".")[2]
+    same_leaf = [name for name in known if name.rpartition(".")[2] == leaf]
+    nearest = same_leaf or difflib.get_close_matches(key, known, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(nearest)}?" if nearest else "--cfg job prints every key"
+    return f"unknown config key {key!r}: {hint}"
+
+
+def _explain(error: Exception, schema: type | None) -> str:
+    """One line for a failure of Hydra or OmegaConf."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines)
+    if schema is not None and "Could not override '" in text:
+        key = text.split("Could not override '")[1].split("'")[0]
+        return _unknown_key_message(key, [name for name, _ in _fields(schema)])
+    return text

@@ -55,7 +55,8 @@ def job(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
         schema = typing.get_type_hints(function)["config"]
 
         def run(composed: DictConfig) -> None:
-            function(from_dict(schema, _to_plain(composed)))
+            with one_line_errors(schema):
+                function(from_dict(schema, _to_plain(composed)))
 
         @functools.wraps(function)
         def main() -> None:

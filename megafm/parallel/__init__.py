@@ -1,0 +1,1 @@
+"""Meshes and the ways a model is spread over them."""

@@ -1,0 +1,164 @@
+"""Write and read checkpoint folders: `RUN/checkpoints/step_XXXXXXXX/`.
+
+The tensors are safetensors shards, one file a rank, through torch.distributed.checkpoint: any
+layout reads what any other wrote, and nothing is pickled. A checkpoint is written beside its place
+and renamed when it is complete, so a crash or a full disk leaves those before it untouched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import nn
+
+from megafm.checkpoint.info import FILE_NAME, CheckpointInfo
+from megafm.model import build
+from megafm.parallel import world
+
+MODEL_PREFIX = "model."
+
+
+def checkpoints(run_dir: str | Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    folders = (Path(run_dir) / "checkpoints").glob("step_*")
+    return sorted(folder for folder in folders if (folder / FILE_NAME).is_file())
+
+
+def latest(run_dir: str | Path) -> Path | None:
+    found = checkpoints(run_dir)
+    return found[-1] if found else None
+
+
+def save(run_dir: str | Path, tensors: dict[str, torch.Tensor], info: CheckpointInfo) -> Path:
+    """Write a checkpoint from every rank; returns its folder.
+
+    Args:
+        tensors: by name; a DTensor is written as this rank's shard, a plain tensor once.
+
+    Raises:
+        OSError: the disk is full or not writable; the checkpoints before this one are untouched.
+    """
+    final = Path(run_dir) / "checkpoints" / f"step_{info.step:08d}"
+    partial = final.with_name(f".{final.name}.partial")
+    if world.rank() == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+        with _disk_errors(run_dir, final):
+            partial.mkdir(parents=True)
+    world.barrier()
+    with _disk_errors(run_dir, final), _quiet():
+        writer = dcp.HuggingFaceStorageWriter(str(partial), save_distributed=True)
+        dcp.save(tensors, storage_writer=writer, no_dist=not dist.is_initialized())
+    if world.rank() == 0:
+        with _disk_errors(run_dir, final):
+            info.with_files(partial).write(partial)
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+    world.barrier()
+    return final
+
+
+def load_tensors(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Fill `tensors` in place from a checkpoint, each rank its own shards.
+
+    Raises:
+        ValueError: a tensor is missing or has another shape; names it.
+    """
+    with _quiet():
+        reader = dcp.HuggingFaceStorageReader(str(folder))
+        saved = reader.read_metadata().state_dict_metadata
+        for name, tensor in tensors.items():
+            if name not in saved:
+                raise ValueError(f"checkpoint {folder}: has no tensor {name!r}")
+            shape = tuple(saved[name].size)  # type: ignore[union-attr]
+            if shape != tuple(tensor.shape):
+                raise ValueError(
+                    f"checkpoint {folder}: {name} has shape {shape}, this model wants "
+                    f"{tuple(tensor.shape)}; set model.* as in the run's config.yaml"
+                )
+        dcp.load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
+
+
+def remove_old(run_dir: str | Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints (rank 0 only)."""
+    if world.rank() == 0:
+        for folder in checkpoints(run_dir)[:-keep]:
+            shutil.rmtree(folder)
+
+
+def save_model(run_dir: str | Path, model: nn.Module, info: CheckpointInfo) -> Path:
+    """Write a checkpoint of the parameters alone (no optimizer state), from one process."""
+    return save(run_dir, model_tensors(model), info)
+
+
+def model_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The parameters by the names they have in a checkpoint (tied ones once)."""
+    return {MODEL_PREFIX + name: p.detach() for name, p in model.named_parameters()}
+
+
+def load_model(
+    path: str | Path, step: int | None = None, device: torch.device | str = "cpu"
+) -> tuple[nn.Module, CheckpointInfo]:
+    """The model of a run folder (at `step`, default the latest) or of a checkpoint folder.
+
+    Raises:
+        ValueError: there is no such checkpoint (names those there are), or it is damaged.
+    """
+    folder = _find(Path(path), step)
+    info = CheckpointInfo.read(folder)
+    model = build(info.model).to(device)
+    load_tensors(folder, model_tensors(model))
+    return model.eval(), info
+
+
+def _find(path: Path, step: int | None) -> Path:
+    if (path / FILE_NAME).is_file():
+        return path
+    found = checkpoints(path)
+    if not found:
+        raise ValueError(f"run.dir={path}: no checkpoint in {path / 'checkpoints'}; train it first")
+    if step is None:
+        return found[-1]
+    by_step = {int(folder.name.removeprefix("step_")): folder for folder in found}
+    if step not in by_step:
+        raise ValueError(f"run.step={step}: not saved; set run.step to one of {sorted(by_step)}")
+    return by_step[step]
+
+
+@contextlib.contextmanager
+def _disk_errors(run_dir: str | Path, final: Path) -> Iterator[None]:
+    """Turn a failed write, here or on another rank, into one line that says what is safe."""
+    try:
+        yield
+    except (OSError, dcp.api.CheckpointException, RuntimeError) as error:
+        before = latest(run_dir)
+        safe = f"{before.name} is complete" if before else "none was saved before"
+        raise OSError(
+            errno.EIO,
+            f"could not write checkpoint {final.name}: {_root_cause(error)} ({safe}; "
+            "free disk space and run the same command again)",
+            str(final.parent),
+        ) from error
+
+
+def _root_cause(error: BaseException) -> str:
+    if isinstance(error, dcp.api.CheckpointException):
+        failures = error.failures
+        rank, (cause, _) = next(iter(sorted(failures.items())))
+        return f"rank {rank}: {_root_cause(cause)}"
+    return " ".join(str(error).split())
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """One process is a valid world of one: torch need not warn of it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
+        yield

@@ -1,0 +1,1 @@
+"""Pretraining: from token shards to a run folder of checkpoints and metrics."""

@@ -1,0 +1,249 @@
+"""A run: everything that the loop needs, opened from a TrainJob, and its checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+import megafm
+from megafm import checkpoint, ops
+from megafm.checkpoint import CheckpointInfo
+from megafm.checkpoint.info import git_commit
+from megafm.checkpoint.store import model_tensors
+from megafm.config import config_hash, to_dict, to_yaml
+from megafm.data import Manifest, TokenWindows, check_tokenizer
+from megafm.device import device_name, peak_flops, resolve_device, resolve_precision, set_up_cpu
+from megafm.model import build, flops_per_token, num_parameters
+from megafm.parallel import world
+from megafm.parallel.data_parallel import Loss, data_parallel
+from megafm.parallel.mesh import build_mesh, resolve_layout
+from megafm.tokenizer import Tokenizer
+from megafm.train.config import TrainJob
+from megafm.train.metrics import MetricsLog
+from megafm.train.optimizer import build_optimizer, optimizer_tensors
+
+
+@dataclasses.dataclass
+class Run:
+    """What a training step reads and changes.
+
+    Attributes:
+        model: the bare model; `loss` is the same one wrapped for the layout.
+        token_bytes: (vocab,) how many bytes of text each token stands for.
+        step, samples: the position: optimizer steps taken and windows consumed.
+    """
+
+    job: TrainJob
+    device: torch.device
+    precision: torch.dtype
+    model: nn.Module
+    loss: nn.Module
+    optimizer: torch.optim.Optimizer
+    windows: TokenWindows
+    validation: TokenWindows
+    token_bytes: torch.Tensor
+    tokenizer_hash: str
+    snapshot_id: str
+    step: int = 0
+    samples: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return self.samples * self.job.train.seq_len
+
+    @property
+    def flops_per_token(self) -> float:
+        return flops_per_token(self.job.model, self.job.train.seq_len)
+
+    def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """This rank's share of the next global batch: tokens and targets, (batch, seq) int64."""
+        share = self.job.train.global_batch_size // world.world_size()
+        windows = self.windows.batch(self.samples + world.rank() * share, share)
+        self.samples += self.job.train.global_batch_size
+        on_device = torch.from_numpy(windows).to(self.device, non_blocking=True)
+        return on_device[:, :-1].contiguous(), on_device[:, 1:].contiguous()
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All state that training changes, by checkpoint name."""
+        return {**model_tensors(self.model), **optimizer_tensors(self.model, self.optimizer)}
+
+    def save(self) -> None:
+        info = CheckpointInfo(
+            model=self.job.model,
+            step=self.step,
+            samples=self.samples,
+            tokens=self.tokens,
+            seq_len=self.job.train.seq_len,
+            config_hash=config_hash(self.job),
+            tokenizer_hash=self.tokenizer_hash,
+            snapshot_id=self.snapshot_id,
+            git_commit=git_commit(),
+            megafm_version=megafm.__version__,
+            torch_version=torch.__version__,
+        )
+        checkpoint.save(self.job.run.dir, self.tensors(), info)
+        checkpoint.remove_old(self.job.run.dir, self.job.checkpoint.keep)
+
+    def metrics(self) -> AbstractContextManager[MetricsLog | None]:
+        """Rank 0 records; the others have nothing to say."""
+        if world.rank() != 0:
+            return nullcontext(None)
+        peak = peak_flops(self.device, self.precision)
+        return MetricsLog(
+            Path(self.job.run.dir),
+            start_step=self.step,
+            total_steps=self.job.train.steps,
+            peak_flops=peak * world.world_size() if peak else None,
+            config=self.job.logging,
+        )
+
+    def say(self, text: str) -> None:
+        if world.rank() == 0:
+            print(text, flush=True)
+
+
+@contextlib.contextmanager
+def open_run(job: TrainJob) -> Iterator[Run]:
+    """Join the world, build or resume the run, and leave the world at the end."""
+    device = resolve_device(job.device)
+    precision = resolve_precision(job.train.precision, device)
+    parallel = resolve_layout(
+        job.parallel,
+        world.world_size(),
+        num_heads=job.model.num_heads,
+        num_kv_heads=job.model.num_kv_heads,
+        num_layers=job.model.num_layers,
+    )
+    _check_batch(job)
+    if device.type == "cpu":
+        set_up_cpu()
+    with ops.configure(job.ops), world.process_group(device, parallel.timeout_s):
+        mesh = build_mesh(parallel, device.type) if world.world_size() > 1 else None
+        run = _build(job, device, precision, lambda loss: data_parallel(loss, mesh, parallel, precision))
+        _introduce(run)
+        _write_identity(run)
+        yield run
+
+
+def _build(job: TrainJob, device: torch.device, precision: torch.dtype, wrap: Any) -> Run:
+    tokenizer = Tokenizer.load(job.tokenizer.dir)
+    check_tokenizer(job.data.dir, tokenizer)
+    if tokenizer.vocab_size > job.model.vocab_size:
+        raise ValueError(
+            f"model.vocab_size={job.model.vocab_size}: smaller than the tokenizer's "
+            f"{tokenizer.vocab_size}; set model.vocab_size={tokenizer.vocab_size}"
+        )
+    torch.manual_seed(job.train.seed)
+    model = build(job.model).to(device)
+    loss = wrap(Loss(model))
+    folder = Path(job.data.dir)
+    run = Run(
+        job=job,
+        device=device,
+        precision=precision,
+        model=model,
+        loss=loss,
+        optimizer=build_optimizer(model, job.optim),
+        windows=TokenWindows(folder / "train", job.train.seq_len, job.train.seed),
+        validation=TokenWindows(folder / "validation", job.train.seq_len, 0, shuffle=False),
+        token_bytes=torch.from_numpy(tokenizer.token_bytes()),
+        tokenizer_hash=tokenizer.hash,
+        snapshot_id=Manifest.load(job.data.dir).snapshot_id,
+    )
+    _resume(run)
+    return run
+
+
+def _resume(run: Run) -> None:
+    """Load the latest checkpoint of the run folder, if any, and check that it is of this run."""
+    folder = checkpoint.latest(run.job.run.dir)
+    if folder is None:
+        return
+    info = CheckpointInfo.read(folder)
+    fresh = "set run.dir to a new folder to start afresh"
+    for name, value in to_dict(info.model).items():
+        wanted = to_dict(run.job.model)[name]
+        if value != wanted:
+            raise ValueError(f"model.{name}={wanted}: {folder} has {value}; {fresh}, or set it back")
+    if info.tokenizer_hash not in (None, run.tokenizer_hash):
+        raise ValueError(
+            f"tokenizer.dir={run.job.tokenizer.dir}: its hash {run.tokenizer_hash[:12]} is not "
+            f"{str(info.tokenizer_hash)[:12]}, which {folder} was trained with; {fresh}"
+        )
+    if info.snapshot_id not in (None, run.snapshot_id):
+        raise ValueError(
+            f"data.dir={run.job.data.dir}: its snapshot {run.snapshot_id[:12]} is not "
+            f"{str(info.snapshot_id)[:12]}, which {folder} was trained on; {fresh}"
+        )
+    checkpoint.load_tensors(folder, run.tensors())
+    run.step, run.samples = info.step, info.samples
+    if info.seq_len != run.job.train.seq_len and info.seq_len:
+        run.samples = -(-info.tokens // run.job.train.seq_len)
+        run.say(f"train.seq_len changed from {info.seq_len}: samples are counted anew from the tokens seen")
+    run.say(f"resumed from {folder}")
+
+
+def _check_batch(job: TrainJob) -> None:
+    batch, micro, ranks = job.train.global_batch_size, job.train.micro_batch_size, world.world_size()
+    if batch % ranks:
+        raise ValueError(
+            f"train.global_batch_size={batch}: not a multiple of the {ranks} data-parallel ranks; "
+            f"set train.global_batch_size={-(-batch // ranks) * ranks}"
+        )
+    share = batch // ranks
+    if share > micro and share % micro:
+        works = max(n for n in range(1, micro + 1) if share % n == 0)
+        raise ValueError(
+            f"train.micro_batch_size={micro}: does not divide a rank's {share} samples; "
+            f"set train.micro_batch_size={works}"
+        )
+
+
+def _write_identity(run: Run) -> None:
+    """config.yaml and the tokenizer into the run folder; a different config is kept beside."""
+    if world.rank() != 0:
+        return
+    folder = Path(run.job.run.dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "config.yaml"
+    text = f"# sha256 {config_hash(run.job)}\n{to_yaml(run.job)}"
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        for line in _changes(yaml.safe_load(path.read_text(encoding="utf-8")), to_dict(run.job)):
+            run.say(f"config changed since the last start: {line}")
+        os.replace(path, folder / f"config.before_step_{run.step:08d}.yaml")
+    path.write_text(text, encoding="utf-8")
+    target = folder / "tokenizer"
+    if not (target.exists() and target.samefile(run.job.tokenizer.dir)):
+        shutil.copytree(run.job.tokenizer.dir, target, dirs_exist_ok=True)
+
+
+def _changes(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
+    for key in new:
+        before, after = (old or {}).get(key), new[key]
+        if isinstance(after, dict) and isinstance(before, dict):
+            yield from _changes(before, after, f"{prefix}{key}.")
+        elif before != after:
+            yield f"{prefix}{key}: {before} -> {after}"
+
+
+def _introduce(run: Run) -> None:
+    job, peak = run.job, peak_flops(run.device, run.precision)
+    dtype = str(run.precision).removeprefix("torch.")
+    stated = f"{peak / 1e12:,.0f} TFLOP/s a device" if peak else "n/a"
+    epochs = job.train.steps * job.train.global_batch_size / run.windows.windows_per_epoch
+    run.say(
+        f"model {num_parameters(job.model):,} parameters, {run.flops_per_token / 1e6:,.0f} MFLOP/token\n"
+        f"device {world.world_size()} x {device_name(run.device)}, {dtype}, peak {stated}\n"
+        f"data {job.data.dir}: {job.train.steps} steps of {job.train.global_batch_size} x "
+        f"{job.train.seq_len} tokens are {epochs:.2f} epochs"
+    )

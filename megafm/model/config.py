@@ -1,51 +1,10 @@
-"""The shape of a decoder. No torch here: planning and --help read it without loading torch."""
+"""The shape of a decoder."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-ROPE_KINDS = ("linear", "llama3", "yarn")
-
-
-@dataclass(frozen=True)
-class RopeScaling:
-    """How rotary frequencies are stretched to reach beyond the length a model was trained at.
-
-    Attributes:
-        kind: "linear" (position interpolation, arXiv:2306.15595), "llama3" (Llama 3.1) or "yarn"
-            (arXiv:2309.00071).
-        factor: the new context length over `original_max_seq_len`.
-        original_max_seq_len: the context length of the first training, in tokens.
-        low_freq_factor, high_freq_factor: llama3; wavelengths longer than original_max_seq_len /
-            low_freq_factor are stretched, those shorter than / high_freq_factor kept.
-        beta_fast, beta_slow: yarn; rotations over the original context between which to blend.
-        attention_factor: yarn; multiplies cos and sin; None is the paper's 0.1 ln(factor) + 1.
-    """
-
-    kind: str = "llama3"
-    factor: float = 8.0
-    original_max_seq_len: int = 8192
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    attention_factor: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.kind not in ROPE_KINDS:
-            _fail("rope_scaling.kind", self.kind, "not a known kind", ROPE_KINDS[1])
-        if self.factor < 1:
-            _fail("rope_scaling.factor", self.factor, "must be at least 1", 1.0)
-        if self.original_max_seq_len < 1:
-            value = self.original_max_seq_len
-            _fail("rope_scaling.original_max_seq_len", value, "must be positive", 8192)
-        if self.kind == "llama3" and self.high_freq_factor <= self.low_freq_factor:
-            why = f"must exceed model.rope_scaling.low_freq_factor={self.low_freq_factor}"
-            value = 4 * self.low_freq_factor
-            _fail("rope_scaling.high_freq_factor", self.high_freq_factor, why, value)
-        if self.kind == "yarn" and self.beta_fast <= self.beta_slow:
-            why = f"must exceed model.rope_scaling.beta_slow={self.beta_slow}"
-            _fail("rope_scaling.beta_fast", self.beta_fast, why, 32 * self.beta_slow)
+from megafm.ops import RopeScaling
 
 
 @dataclass(frozen=True)

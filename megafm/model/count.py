@@ -1,4 +1,4 @@
-"""Exact parameter and FLOP counts from the config alone. No torch here."""
+"""Exact parameter and FLOP counts from the config alone."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from typing import cast
 
 import torch
 from torch import nn
@@ -198,7 +199,7 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
         out = ops.attention(q, k, v, window=self.window, cu_seqlens=cu_seqlens)
-        return self.wo(out.flatten(-2))
+        return self.wo(cast(torch.Tensor, out).flatten(-2))
 
 
 class FeedForward(nn.Module):

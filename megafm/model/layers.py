@@ -6,8 +6,8 @@ so that building on the meta device and materialising later gives the same model
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import nn
@@ -42,11 +42,12 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return ops.rms_norm(x, self.weight, self.eps)
+        return cast(torch.Tensor, ops.rms_norm(x, self.weight, self.eps))
 
     def add(self, x: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(norm(x + residual), x + residual) in one pass over memory."""
-        return ops.rms_norm(x, self.weight, self.eps, residual=residual)
+        both = ops.rms_norm(x, self.weight, self.eps, residual=residual)
+        return cast(tuple[torch.Tensor, torch.Tensor], both)
 
 
 class RotaryTables(nn.Module):
@@ -76,12 +77,11 @@ class RotaryTables(nn.Module):
 
     def _fill(self, device: torch.device) -> None:
         config = self.config
-        scaling = config.rope_scaling and dataclasses.asdict(config.rope_scaling)
         tables = ops.rope_cache(
             config.max_seq_len,
             config.head_dim,
             base=config.rope_base,
-            scaling=scaling,
+            scaling=config.rope_scaling,
             device=device,
         )
         for name, table in zip(("cos", "sin"), tables, strict=True):

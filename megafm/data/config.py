@@ -1,0 +1,83 @@
+"""The settings of the data job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from megafm.paths import DataDir, TokenizerDir
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where documents come from, and what is too large or too odd to be one."""
+
+    kind: Literal["python_installation", "files"] = "python_installation"
+    path: str | None = None  # the folder of kind=files
+    pattern: str = "*"  # which of its files, as a shell pattern on the relative path
+    packages: tuple[str, ...] | Literal["all"] = "all"
+    stdlib_tests: bool = False
+    package_tests: bool = False
+    max_package_bytes: int = 4_000_000  # no package dominates; which files: by hash of the path
+    max_document_bytes: int = 1_000_000
+    max_line_bytes: int = 5_000
+
+    def __post_init__(self) -> None:
+        if self.kind == "files" and self.path is None:
+            raise ValueError(
+                "source.path=null: source.kind=files reads a folder; set source.path=DIR"
+            )
+        for name in ("max_package_bytes", "max_document_bytes", "max_line_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"source.{name}={getattr(self, name)}: must be positive")
+
+
+@dataclass(frozen=True)
+class NearDuplicates:
+    """Jaccard similarity of word 5-grams, estimated by MinHash.
+
+    A document is removed when it is at least `remove_at` similar to one that is kept. Documents
+    at least `cluster_at` similar, directly or through others, go to the same split.
+    """
+
+    remove_at: float = 0.8
+    cluster_at: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0.3 <= self.cluster_at <= self.remove_at <= 1.0:
+            raise ValueError(
+                f"near_duplicates.cluster_at={self.cluster_at}, remove_at={self.remove_at}: "
+                "need 0.3 <= cluster_at <= remove_at <= 1; set cluster_at=0.5 remove_at=0.8"
+            )
+
+
+@dataclass(frozen=True)
+class Split:
+    """How much goes to validation: a share of the corpus, at most so many bytes."""
+
+    validation_fraction: float = 0.02
+    max_validation_bytes: int = 1_000_000
+    seed: int = 1234
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.validation_fraction <= 0.5:
+            raise ValueError(
+                f"split.validation_fraction={self.validation_fraction}: "
+                "must be between 0 and 0.5; set split.validation_fraction=0.02"
+            )
+        if self.max_validation_bytes < 1:
+            raise ValueError(
+                f"split.max_validation_bytes={self.max_validation_bytes}: must be positive; "
+                "set split.validation_fraction=0 for no validation split"
+            )
+
+
+@dataclass(frozen=True)
+class DataJob:
+    what: str = "read, deduplicate and split documents; write token shards; show them"
+    action: Literal["prepare", "tokenize", "inspect"] = "prepare"
+    data: DataDir = field(default_factory=DataDir)
+    tokenizer: TokenizerDir = field(default_factory=TokenizerDir)  # of action=tokenize
+    source: Source = field(default_factory=Source)
+    near_duplicates: NearDuplicates = field(default_factory=NearDuplicates)
+    split: Split = field(default_factory=Split)

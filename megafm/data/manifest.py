@@ -1,0 +1,110 @@
+"""manifest.json: what a data folder holds, where it comes from, and the ID of its contents."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from megafm.config import from_dict, to_dict
+from megafm.data.document import Document, atomic_open
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """`tokens` counts the end-of-document tokens too; None before action=tokenize."""
+
+    documents: int
+    bytes: int
+    tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class SourceSummary:
+    """One row of the data table: what was kept of one package."""
+
+    source: str
+    package: str
+    version: str
+    licence: str
+    documents: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`inputs_hash` says what the folder was made from (sizes and times of files, settings):
+    when it is unchanged there is nothing to do. `snapshot_id` says what it holds, and is the
+    same on every machine with the same documents."""
+
+    corpus: str
+    snapshot_id: str
+    inputs_hash: str
+    rules: tuple[str, ...]
+    splits: dict[str, SplitSummary]
+    sources: tuple[SourceSummary, ...]
+    dropped: dict[str, int]
+    skipped_packages: dict[str, str]
+    tokenizer_hash: str | None = None
+    format_version: int = FORMAT_VERSION
+
+    @classmethod
+    def load(cls, data_dir: str | Path) -> Manifest:
+        """Read the manifest of a data folder.
+
+        Raises:
+            ValueError: there is none, or it cannot be read.
+        """
+        path = manifest_path(data_dir)
+        remedy = f"run: megafm data data.dir={data_dir}"
+        if not path.is_file():
+            raise ValueError(f"data.dir={data_dir}: no manifest.json there; {remedy}")
+        try:
+            return from_dict(cls, json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise ValueError(f"{path}: not a manifest ({error}); {remedy}") from error
+
+    def save(self, data_dir: str | Path) -> None:
+        text = json.dumps(to_dict(self), indent=1, ensure_ascii=False)
+        with atomic_open(manifest_path(data_dir)) as out:
+            out.write(text.encode() + b"\n")
+
+    def with_tokens(self, tokens: dict[str, int], tokenizer_hash: str) -> Manifest:
+        splits = {
+            name: dataclasses.replace(summary, tokens=tokens[name])
+            for name, summary in self.splits.items()
+        }
+        return dataclasses.replace(self, splits=splits, tokenizer_hash=tokenizer_hash)
+
+    def without_tokens(self) -> Manifest:
+        splits = {n: dataclasses.replace(s, tokens=None) for n, s in self.splits.items()}
+        return dataclasses.replace(self, splits=splits, tokenizer_hash=None)
+
+
+def manifest_path(data_dir: str | Path) -> Path:
+    return Path(data_dir) / "manifest.json"
+
+
+def snapshot_id(splits: dict[str, Sequence[Document]], rules: Iterable[str]) -> str:
+    """A sha256 over the rules and every document's id, contents and split, in any order."""
+    digest = hashlib.sha256("\n".join(rules).encode())
+    rows = [(d.id, d.sha256, split) for split, documents in splits.items() for d in documents]
+    for row in sorted(rows):
+        digest.update("\0".join(row).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def summarise_sources(documents: Iterable[Document]) -> tuple[SourceSummary, ...]:
+    """One row per package, the largest first."""
+    rows: dict[tuple[str, str, str, str], tuple[int, int]] = {}
+    for document in documents:
+        key = (document.source, document.package, document.version, document.licence)
+        count, size = rows.get(key, (0, 0))
+        rows[key] = (count + 1, size + document.num_bytes)
+    table = [SourceSummary(*key, *totals) for key, totals in rows.items()]
+    return tuple(sorted(table, key=lambda row: (-row.bytes, row.package)))

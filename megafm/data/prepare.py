@@ -1,0 +1,186 @@
+"""action=prepare: files to clean, unique documents in two splits, and their manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from megafm.config import config_hash
+from megafm.data import near_duplicates, read, split, steps
+from megafm.data.config import DataJob, NearDuplicates, Source
+from megafm.data.document import SPLITS, Document, documents_path, write_documents
+from megafm.data.indexed import shard_paths
+from megafm.data.manifest import (
+    Manifest,
+    SplitSummary,
+    manifest_path,
+    snapshot_id,
+    summarise_sources,
+)
+from megafm.data.sources import Listing, list_files
+
+
+def prepare(job: DataJob, say: Callable[[str], None] = print) -> Manifest:
+    """Write documents/{train,validation}.jsonl and manifest.json into data.dir.
+
+    Does nothing when the folder was made from the same files and settings. Memory: the corpus,
+    about three times over.
+
+    Raises:
+        ValueError: no document is left, or they cannot be split.
+    """
+    folder = job.data.dir
+    listing = list_files(job.source)
+    inputs = _inputs_hash(listing, job)
+    before = _existing(folder)
+    if before is not None and before.inputs_hash == inputs:
+        say(f"{folder}: up to date, {_describe(before)}")
+        return before
+
+    documents, dropped = clean(listing, job.source)
+    if not documents:
+        raise ValueError(f"{_where(job.source)}: no document to learn from{_reasons(dropped)}")
+    documents, cluster, removed = deduplicate(documents, job.near_duplicates)
+    dropped.update(removed)
+    validation = split.validation_rows(documents, cluster, job.split)
+    splits = {
+        "train": [d for row, d in enumerate(documents) if row not in validation],
+        "validation": [d for row, d in enumerate(documents) if row in validation],
+    }
+    rules = _rules(job)
+    manifest = Manifest(
+        corpus=listing.corpus,
+        snapshot_id=snapshot_id(splits, rules),
+        inputs_hash=inputs,
+        rules=rules,
+        splits={
+            name: SplitSummary(len(splits[name]), sum(d.num_bytes for d in splits[name]))
+            for name in SPLITS
+        },
+        sources=summarise_sources(documents),
+        dropped=dict(sorted(dropped.items())),
+        skipped_packages=listing.skipped_packages,
+    )
+    _save(folder, manifest, splits, before)
+    say(f"{folder}: {_describe(manifest)}; left out{_reasons(dropped)}")
+    return manifest
+
+
+def clean(listing: Listing, source: Source) -> tuple[list[Document], Counter[str]]:
+    """Read the listed files and take each document through the cleaning steps."""
+    dropped = Counter(listing.dropped)
+    documents: list[Document] = []
+    pipeline = steps.cleaning_steps(source)
+    console = Console(stderr=True)
+    for entry in track(listing.files, "reading", console=console, disable=not console.is_terminal):
+        for result in read.read(entry, source.max_document_bytes):
+            for step in pipeline:
+                if isinstance(result, read.Drop):
+                    break
+                result = step(result)
+            if isinstance(result, read.Drop):
+                dropped[result.reason] += 1
+            else:
+                documents.append(result)
+    return documents, dropped
+
+
+def deduplicate(
+    documents: list[Document], config: NearDuplicates
+) -> tuple[list[Document], list[int], Counter[str]]:
+    """Keep one document of each set of copies, the smallest id.
+
+    Returns:
+        The kept documents by id, for each the number of its cluster, and the counts removed.
+        Clusters are formed before removal, so that a removed document still ties its two
+        neighbours to one split.
+    """
+    documents = sorted(documents, key=lambda document: document.id)
+    first: dict[str, Document] = {}
+    for document in documents:
+        first.setdefault(document.sha256, document)
+    unique = list(first.values())
+    signature = near_duplicates.signatures([near_duplicates.shingles(d.encoded) for d in unique])
+    pairs = near_duplicates.similar_pairs(signature, config.cluster_at)
+    removed = near_duplicates.removals(len(unique), pairs, config.remove_at)
+    cluster = near_duplicates.clusters(len(unique), pairs)
+    kept = [row for row in range(len(unique)) if row not in removed]
+    counts = Counter(
+        exact_duplicate=len(documents) - len(unique), near_duplicate=len(unique) - len(kept)
+    )
+    return [unique[row] for row in kept], [cluster[row] for row in kept], +counts
+
+
+def _save(
+    folder: str, manifest: Manifest, splits: dict[str, list[Document]], before: Manifest | None
+) -> None:
+    if before is not None and before.snapshot_id == manifest.snapshot_id:
+        tokens = {name: summary.tokens for name, summary in before.splits.items()}
+        if before.tokenizer_hash is not None:
+            counts = {name: count for name, count in tokens.items() if count is not None}
+            manifest = manifest.with_tokens(counts, before.tokenizer_hash)
+    else:  # the shards are of other documents
+        manifest_path(folder).unlink(missing_ok=True)
+        for name in SPLITS:
+            for path in shard_paths(Path(folder) / name):
+                path.unlink(missing_ok=True)
+    for name in SPLITS:
+        write_documents(folder, name, splits[name])
+    manifest.save(folder)
+
+
+def _rules(job: DataJob) -> tuple[str, ...]:
+    """The versions and settings of everything that decides which document goes where."""
+    pipeline = steps.cleaning_steps(job.source)
+    return (
+        read.VERSION,
+        *(f"{step.version} {step}" for step in pipeline),
+        f"{near_duplicates.VERSION} {job.near_duplicates}",
+        f"{split.VERSION} {job.split}",
+    )
+
+
+def _inputs_hash(listing: Listing, job: DataJob) -> str:
+    digest = hashlib.sha256(json.dumps(_rules(job)).encode())
+    digest.update(config_hash(job.source).encode())
+    digest.update(f"{listing.corpus} numpy {np.__version__}".encode())
+    for entry in listing.files:
+        digest.update(f"{entry.id}\0{entry.size}\0{entry.file.stat().st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _existing(folder: str) -> Manifest | None:
+    """The manifest that is there, if the documents that it speaks of are there too."""
+    if not all(documents_path(folder, name).is_file() for name in SPLITS):
+        return None
+    try:
+        return Manifest.load(folder)
+    except ValueError:
+        return None
+
+
+def _where(source: Source) -> str:
+    if source.kind == "files":
+        return f"source.path={source.path} source.pattern={source.pattern}"
+    return f"source.kind={source.kind}"
+
+
+def _reasons(dropped: Counter[str]) -> str:
+    if not dropped:
+        return " nothing"
+    return ": " + ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
+
+
+def _describe(manifest: Manifest) -> str:
+    sizes = ", ".join(
+        f"{name} {summary.documents} documents {summary.bytes / 1e6:.1f} MB"
+        for name, summary in manifest.splits.items()
+    )
+    return f"{manifest.corpus}: {sizes}, snapshot {manifest.snapshot_id[:12]}"

@@ -1,0 +1,102 @@
+"""action=tokenize: the documents of both splits to token shards."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from megafm.data.document import SPLITS, Document, read_documents
+from megafm.data.indexed import IndexedDataset, IndexedDatasetWriter, token_dtype
+from megafm.data.manifest import Manifest
+from megafm.tokenizer import Tokenizer
+
+BATCH_BYTES = 4_000_000
+
+
+def tokenize(data_dir: str, tokenizer: Tokenizer, say: Callable[[str], None] = print) -> Manifest:
+    """Write {train,validation}.{bin,idx}: a sequence per document, each closed by <|endoftext|>.
+
+    Training documents go in hash order, which scatters the files of a package; validation
+    documents in the order of their ids. Does nothing when the shards are of this tokenizer.
+
+    Raises:
+        ValueError: no documents.
+    """
+    manifest = Manifest.load(data_dir)
+    if manifest.tokenizer_hash == tokenizer.hash and _complete(data_dir, manifest):
+        say(f"{data_dir}: up to date, {_describe(manifest)}")
+        return manifest
+    manifest.without_tokens().save(data_dir)  # nothing vouches for shards that are half new
+    tokens = {name: _write_shard(data_dir, name, tokenizer, manifest) for name in SPLITS}
+    manifest = manifest.with_tokens(tokens, tokenizer.hash)
+    manifest.save(data_dir)
+    say(f"{data_dir}: {_describe(manifest)}")
+    return manifest
+
+
+def check_tokenizer(data_dir: str, tokenizer: Tokenizer) -> Manifest:
+    """The manifest of a data folder whose shards hold this tokenizer's tokens.
+
+    Raises:
+        ValueError: there are no shards yet, or they are another tokenizer's.
+    """
+    manifest = Manifest.load(data_dir)
+    remedy = f"run: megafm data action=tokenize data.dir={data_dir} tokenizer.dir=DIR"
+    if manifest.tokenizer_hash is None:
+        raise ValueError(f"data.dir={data_dir}: documents are not tokenized yet; {remedy}")
+    if manifest.tokenizer_hash != tokenizer.hash:
+        raise ValueError(
+            f"data.dir={data_dir}: its shards were written with tokenizer "
+            f"{manifest.tokenizer_hash[:12]}, this one is {tokenizer.hash[:12]}; {remedy}"
+        )
+    return manifest
+
+
+def _write_shard(data_dir: str, split: str, tokenizer: Tokenizer, manifest: Manifest) -> int:
+    documents = list(read_documents(data_dir, split))
+    if split == "train":
+        documents.sort(key=lambda document: hashlib.sha256(document.id.encode()).digest())
+    console = Console(stderr=True)
+    with (
+        Progress(console=console, disable=not console.is_terminal) as progress,
+        IndexedDatasetWriter(Path(data_dir) / split, token_dtype(tokenizer.vocab_size)) as writer,
+    ):
+        task = progress.add_task(f"tokenizing {split}", total=manifest.splits[split].bytes)
+        for batch in _batches(documents):
+            for ids in tokenizer.encode_batch([document.text for document in batch]):
+                writer.add_document([*ids, tokenizer.eod_id])
+            progress.advance(task, sum(document.num_bytes for document in batch))
+    return writer.num_tokens
+
+
+def _batches(documents: list[Document]) -> Iterator[list[Document]]:
+    """Runs of documents of a few megabytes: encodings take far more memory than ids."""
+    batch: list[Document] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += document.num_bytes
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _complete(data_dir: str, manifest: Manifest) -> bool:
+    try:
+        shards = {name: IndexedDataset(Path(data_dir) / name) for name in SPLITS}
+    except ValueError:
+        return False
+    return all(shard.num_tokens == manifest.splits[name].tokens for name, shard in shards.items())
+
+
+def _describe(manifest: Manifest) -> str:
+    return ", ".join(
+        f"{name} {summary.tokens:,} tokens ({summary.bytes / max(summary.tokens or 1, 1):.2f} bytes/token)"
+        for name, summary in manifest.splits.items()
+    )

@@ -1,0 +1,51 @@
+"""Training samples: windows of a token stream, in an order that depends on no layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from megafm.data.indexed import IndexedDataset
+from megafm.data.permutation import permute
+
+
+class TokenWindows:
+    """Windows of seq_len + 1 tokens (inputs and targets) over the tokens of a shard.
+
+    Neighbouring windows share one token, so every token but the first is a target once an
+    epoch; a rest shorter than a window is left out. Sample i is a pure function of (seed, i):
+    each epoch goes through all windows in an order of its own, or in file order with
+    shuffle=False.
+
+    Raises:
+        ValueError: the shard is shorter than one window.
+    """
+
+    def __init__(
+        self, prefix: str | Path, seq_len: int, seed: int = 0, shuffle: bool = True
+    ) -> None:
+        self.dataset = IndexedDataset(prefix)
+        self.seq_len = seq_len
+        self.seed = seed
+        self.shuffle = shuffle
+        tokens = self.dataset.num_tokens
+        if tokens < 2:
+            raise ValueError(
+                f"{self.dataset.bin_path}: {tokens} tokens, too few to train on; add documents"
+            )
+        if not 1 <= seq_len < tokens:
+            raise ValueError(
+                f"train.seq_len={seq_len}: {self.dataset.bin_path} has {tokens} tokens and a window "
+                f"takes train.seq_len + 1; set train.seq_len={min(max(seq_len, 1), tokens - 1)} or less"
+            )
+        self.windows_per_epoch = (tokens - 1) // seq_len
+
+    def batch(self, first: int, count: int) -> np.ndarray:
+        """Samples first .. first + count - 1 as int64 (count, seq_len + 1)."""
+        sample = np.arange(first, first + count, dtype=np.int64)
+        epoch, window = np.divmod(sample, self.windows_per_epoch)
+        if self.shuffle:
+            window = permute(window, self.windows_per_epoch, self.seed, epoch)
+        places = window[:, None] * self.seq_len + np.arange(self.seq_len + 1)
+        return self.dataset.tokens[places].astype(np.int64)

@@ -1,0 +1,45 @@
+# What people type. `make setup` and `make test` are idempotent; tools/ holds the logic.
+#
+# PYTHON       the Python that .venv is made of (3.11 or newer)
+# TORCH_INDEX  a pip index to take torch alone from, such as that of the CPU wheels
+# ARGS         more overrides for quickstart, more options for test
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+ARGS ?=
+BIN := .venv/bin
+
+export TORCH_INDEX
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test lint gates clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\): *[a-z]* *## /  make \1\t/p' Makefile | expand -t 20
+
+setup:  ## .venv with pinned packages, the C++ ops and megafm itself (PYTHON= TORCH_INDEX=)
+	@command -v "$(PYTHON)" >/dev/null || { echo "setup: error: no $(PYTHON) on the PATH;" \
+	  "apt-get install python3 python3-venv (or set PYTHON=)" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "setup: error: $$("$(PYTHON)" --version 2>&1) is too old, megafm needs 3.11 or newer;" \
+	  "make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" tools/setup_venv.py
+
+quickstart: setup  ## the main job: raw text to a trained, evaluated, exported model
+	$(BIN)/megafm quickstart $(ARGS)
+
+test: setup  ## the tests, at most 12 minutes on 2 cores
+	$(BIN)/python -m pytest -q --durations=10 $(ARGS)
+
+lint: setup  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+gates: setup  ## the C++ of every instruction set without warnings, and under sanitizers
+	$(BIN)/python tools/compile_ops.py --strict
+	$(BIN)/python tools/gate_sanitizers.py
+
+clean:  ## remove .venv, build outputs and caches; runs/ stays
+	rm -rf .venv build dist megafm.egg-info megafm/_ops.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find megafm tests tools benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,233 @@
+"""Compile csrc/ into the op library `megafm/_ops.so`, rebuilding only what changed.
+
+The library is a plain shared library on the LibTorch stable ABI: it holds no Python symbol and
+names no torch library, its undefined symbols are resolved by the torch that loads it. So one
+binary serves every Python >= 3.11 and every torch >= 2.11, and compiling it needs torch's headers
+alone (torch is never imported here).
+
+`csrc/**/*.kernel.cpp` hold the loops and include no torch header; each is compiled once per
+instruction set. Every other source is compiled once. An object is rebuilt when its command line,
+its source or a header that it read (the compiler's dependency file) changed.
+
+    python tools/compile_ops.py               megafm/_ops.so
+    python tools/compile_ops.py --strict      every warning is an error, nothing is linked
+    python tools/compile_ops.py --sanitize    AddressSanitizer and UBSan, into build/ops-sanitize/
+
+Standard library only: setup.py imports it in an otherwise empty build environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+OLDEST_TORCH = (2, 11)
+
+COMMON_FLAGS = [
+    "-std=c++20",
+    "-O3",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-fopenmp-simd",  # the simd pragma alone, no OpenMP run time
+    "-Wall",
+    "-Wextra",
+    f"-DTORCH_TARGET_VERSION=0x{OLDEST_TORCH[0]:02x}{OLDEST_TORCH[1]:02x}000000000000",
+]
+KERNEL_FLAGS = ["-fno-math-errno", "-ffp-contract=fast"]
+SANITIZE_FLAGS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+
+# Per machine type, the instruction sets that each kernel is compiled for; cpuid picks at run time.
+ISA_FLAGS = {
+    "x86_64": {
+        "plain": [],
+        "avx2": ["-mavx2", "-mfma", "-mf16c"],
+        "avx512": [
+            "-mavx512f",
+            "-mavx512bw",
+            "-mavx512vl",
+            "-mavx512dq",
+            "-mfma",
+            "-mprefer-vector-width=512",
+        ],
+    },
+}
+
+
+class BuildError(Exception):
+    """The extension cannot be built here; the message is one line with the remedy."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One object file: the compiler's command line without the output options."""
+
+    source: Path
+    obj: Path
+    command: list[str]
+
+    @property
+    def depfile(self) -> Path:
+        return self.obj.with_suffix(".d")
+
+    @property
+    def command_file(self) -> Path:
+        return self.obj.with_suffix(".cmd")
+
+
+def build(out: Path, *, strict: bool = False, sanitize: bool = False) -> str:
+    """Compile and link `out`; the answer is a line that says what was built.
+
+    `strict` makes every warning an error and only compiles. Raises BuildError.
+    """
+    reason = why_not()
+    if reason is not None:
+        raise BuildError(reason)
+    began = time.monotonic()
+    flavour = "strict" if strict else "sanitize" if sanitize else ""
+    extra = ["-Werror"] if strict else SANITIZE_FLAGS if sanitize else []
+    units = _units(ROOT / "build" / "-".join(filter(None, ["ops", flavour])), extra)
+    stale = [unit for unit in units if not _up_to_date(unit)]
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for failure in pool.map(_compile, stale):
+            if failure is not None:
+                raise BuildError(failure)
+    built = f"compiled {len(stale)} of {len(units)} objects"
+    if not strict:
+        if stale or not out.exists():
+            _link([unit.obj for unit in units], out, extra)
+        built = f"{_shown(out)} ({built})"
+    seconds = time.monotonic() - began
+    return f"ops: {built} for {' '.join(isa_names())} with {compiler_name()} in {seconds:.1f} s"
+
+
+def why_not() -> str | None:
+    """Why the extension cannot be built in this environment, with the remedy; None if it can."""
+    found = importlib.util.find_spec("torch")
+    if found is None:
+        return "torch is not in the build environment; use pip install --no-build-isolation ."
+    version = importlib.metadata.version("torch")
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_TORCH:
+        return f"torch {version} is older than {OLDEST_TORCH[0]}.{OLDEST_TORCH[1]}; upgrade torch"
+    if compiler() is None:
+        wanted = os.environ.get("CXX")
+        if wanted:
+            return f"CXX={wanted} is not an executable; set CXX to a C++20 compiler"
+        return "no C++ compiler; apt-get install g++ (or set CXX)"
+    return None
+
+
+def compiler() -> str | None:
+    """The C++ compiler: $CXX, else g++, clang++ or c++ on the PATH."""
+    wanted = os.environ.get("CXX")
+    names = [wanted.split()[0]] if wanted else ["g++", "clang++", "c++"]
+    return next((name for name in names if shutil.which(name)), None)
+
+
+def compiler_name() -> str:
+    """The compiler and its version, for example `g++ 12.2.0`."""
+    name = compiler() or "no compiler"
+    run = subprocess.run([name, "-dumpfullversion", "-dumpversion"], capture_output=True, text=True)
+    return f"{Path(name).name} {run.stdout.strip()}".strip()
+
+
+def isa_names() -> list[str]:
+    return list(ISA_FLAGS.get(platform.machine(), {"plain": []}))
+
+
+def sources() -> list[Path]:
+    """Every C++ source of the library, sorted; csrc/index is its own (pybind11) module."""
+    return sorted([*(ROOT / "csrc").glob("*.cpp"), *(ROOT / "csrc" / "cpu").glob("*.cpp")])
+
+
+def _units(folder: Path, extra: list[str]) -> list[Unit]:
+    torch_spec = importlib.util.find_spec("torch")
+    assert torch_spec is not None and torch_spec.origin is not None
+    # -isystem: torch's own warnings are not ours to fix.
+    includes = ["-isystem", str(Path(torch_spec.origin).parent / "include")]
+    includes += ["-I", str(ROOT / "csrc")]
+    base = [compiler() or "", *COMMON_FLAGS, *extra]
+    folder.mkdir(parents=True, exist_ok=True)
+    units = []
+    for source in sources():
+        stem = ".".join(source.relative_to(ROOT / "csrc").with_suffix("").parts)
+        if source.name.endswith(".kernel.cpp"):
+            for isa, flags in ISA_FLAGS.get(platform.machine(), {"plain": []}).items():
+                command = [*base, *KERNEL_FLAGS, f"-DMEGAFM_ISA={isa}", *flags, *includes[2:]]
+                units.append(Unit(source, folder / f"{stem}.{isa}.o", command))
+        else:
+            units.append(Unit(source, folder / f"{stem}.o", [*base, *includes]))
+    return units
+
+
+def _up_to_date(unit: Unit) -> bool:
+    try:
+        if unit.command_file.read_text() != " ".join(unit.command):
+            return False
+        built = unit.obj.stat().st_mtime_ns
+        read = unit.depfile.read_text().replace("\\\n", " ").partition(":")[2].split()
+        return all(os.stat(path).st_mtime_ns <= built for path in read)
+    except OSError:  # never built, or a header is gone
+        return False
+
+
+def _compile(unit: Unit) -> str | None:
+    """Compile one unit; the answer is None or one line about the failure."""
+    unit.command_file.unlink(missing_ok=True)
+    run = subprocess.run(
+        [*unit.command, "-MMD", "-MF", unit.depfile, "-c", unit.source, "-o", unit.obj],
+        capture_output=True,
+        text=True,
+    )
+    sys.stderr.write(run.stderr)
+    if run.returncode != 0:
+        return (
+            f"{_shown(unit.source)} does not compile with {compiler_name()} (above); "
+            "megafm needs g++ >= 11 or clang >= 14 (set CXX), or MEGAFM_BUILD_OPS=0 to go without"
+        )
+    unit.command_file.write_text(" ".join(unit.command))
+    return None
+
+
+def _link(objects: list[Path], out: Path, extra: list[str]) -> None:
+    """Link to a new file and rename it: a process that has the old library mapped keeps it."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = out.with_name(f"{out.name}.{os.getpid()}")
+    command = [compiler() or "", *extra, "-shared", "-Wl,-O1", "-o", str(unfinished)]
+    run = subprocess.run([*command, *map(str, objects)], capture_output=True, text=True)
+    sys.stderr.write(run.stderr)
+    if run.returncode != 0:
+        unfinished.unlink(missing_ok=True)
+        raise BuildError(f"linking {_shown(out)} failed (above); set CXX to another compiler")
+    unfinished.replace(out)
+
+
+def _shown(path: Path) -> str:
+    path = path.resolve()
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compile csrc/ into megafm/_ops.so.")
+    parser.add_argument("--strict", action="store_true", help="-Werror, compile only")
+    parser.add_argument("--sanitize", action="store_true", help="AddressSanitizer and UBSan")
+    options = parser.parse_args()
+    folder = ROOT / "build" / "ops-sanitize" if options.sanitize else ROOT / "megafm"
+    try:
+        print(build(folder / "_ops.so", strict=options.strict, sanitize=options.sanitize))
+    except BuildError as error:
+        sys.exit(f"ops: error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Fused operations: a plain PyTorch reference of each, and the backends that stand in for it.
+
+Activations are (batch, seq, heads, head_dim); every op is differentiable and traceable by
+torch.compile(fullgraph=True).
+"""
+
+from megafm.ops.adamw import AdamW
+from megafm.ops.attention import attention
+from megafm.ops.cross_entropy import cross_entropy
+from megafm.ops.linear_cross_entropy import linear_cross_entropy
+from megafm.ops.registry import OpsConfig, backends, configure, load_environment, use
+from megafm.ops.rms_norm import rms_norm
+from megafm.ops.rope import RopeScaling, apply_rope, rope_cache
+from megafm.ops.swiglu import swiglu
+
+load_environment()
+
+__all__ = [
+    "AdamW",
+    "OpsConfig",
+    "RopeScaling",
+    "apply_rope",
+    "attention",
+    "backends",
+    "configure",
+    "cross_entropy",
+    "linear_cross_entropy",
+    "rms_norm",
+    "rope_cache",
+    "swiglu",
+    "use",
+]

@@ -1,0 +1,39 @@
+"""The compiled op library, `megafm/_ops*.so`: found, loaded once, or the reason why not.
+
+It is a plain shared library on torch's stable ABI; loading it registers `torch.ops.megafm.*`.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import torch
+
+FIX = "make setup"
+
+
+def library_path() -> Path | None:
+    """Where the built library lies, or None."""
+    return next(iter(sorted(Path(__file__).parent.parent.glob("_ops*.so"))), None)
+
+
+@functools.cache
+def library_missing() -> str | None:
+    """Load the library; why it cannot be used, in one line, or None when it is loaded."""
+    path = library_path()
+    if path is None:
+        return "the C++ extension is not built"
+    try:
+        torch.ops.load_library(path)
+    except OSError as error:
+        return f"{path.name} does not load: {str(error).splitlines()[0]}"
+    from megafm.ops.cpp import rms_norm
+
+    rms_norm.register_formulas()
+    return None
+
+
+def instruction_sets() -> tuple[str, list[str]]:
+    """The instruction set that the CPU kernels run on here, and all that were compiled in."""
+    return torch.ops.megafm.cpu_isa(), torch.ops.megafm.cpu_isas().split(",")

@@ -1,0 +1,241 @@
+"""Scaled dot-product attention: causal, grouped heads, windows, packed documents, sinks, softcap.
+
+    out = softmax(mask(softcap(q @ k.T * scale))) @ v
+
+The reference materialises the scores: 4 * batch * heads * seq_q * seq_k bytes, several times.
+FLOPs forward: 4 * batch * heads * seq_q * seq_k * head_dim, half of it when causal.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from megafm.ops import registry
+
+Attended = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+
+
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    causal: bool = True,
+    scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
+    cu_seqlens: torch.Tensor | None = None,
+    cu_seqlens_k: torch.Tensor | None = None,
+    max_seqlen: int | None = None,
+    deterministic: bool = False,
+    return_lse: bool = False,
+) -> Attended:
+    """Attend from every query to the keys it may see.
+
+    Args:
+        q: (batch, seq_q, heads, head_dim).
+        k, v: (batch, seq_k, kv_heads, head_dim of each); heads is a multiple of kv_heads, and query head
+            h reads kv head h // (heads // kv_heads).
+        causal: the last query sees the last key (bottom-right), so decoding with a KV cache
+            needs no mask of its own. A query that sees no key gives zeros.
+        scale: of the scores; None: head_dim ** -0.5.
+        window: a query sees keys less than this many positions away; with `causal` that is
+            itself and the window - 1 before it.
+        softcap: scores become softcap * tanh(scores / softcap) (Gemma 2).
+        sinks: (heads,) one extra logit per head that takes probability and gives no value.
+        cu_seqlens: (documents + 1,) int, ends of the documents packed in a batch of 1, from 0;
+            attention stays inside a document. cu_seqlens_k: the same for k; None: as for q.
+        max_seqlen: longest document, a hint for kernels that launch by it.
+        deterministic: gradients are the same bits on every run.
+        return_lse: also return the log of each softmax's denominator, sinks included.
+
+    Returns:
+        out (batch, seq_q, heads, head_dim of v) in the dtype of q; with return_lse also lse
+        (batch, heads, seq_q) float32 (float64 for float64 input), -inf where no key is seen.
+    """
+    _check(q, k, v, window, cu_seqlens, cu_seqlens_k)
+    return registry.dispatch(
+        "attention",
+        q.device,
+        q,
+        k,
+        v,
+        causal=causal,
+        scale=q.shape[-1] ** -0.5 if scale is None else scale,
+        window=window,
+        softcap=softcap,
+        sinks=sinks,
+        cu_seqlens=cu_seqlens,
+        cu_seqlens_k=cu_seqlens if cu_seqlens_k is None else cu_seqlens_k,
+        max_seqlen=max_seqlen,
+        deterministic=deterministic,
+        return_lse=return_lse,
+    )
+
+
+def reference(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    causal: bool,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+    cu_seqlens: torch.Tensor | None,
+    cu_seqlens_k: torch.Tensor | None,
+    max_seqlen: int | None,
+    deterministic: bool,
+    return_lse: bool,
+) -> Attended:
+    wide = torch.promote_types(q.dtype, torch.float32)
+    group = q.shape[2] // k.shape[2]
+    queries = q.to(wide).transpose(1, 2)
+    keys, values = (x.to(wide).transpose(1, 2).repeat_interleave(group, dim=1) for x in (k, v))
+    scores = queries @ keys.transpose(-2, -1) * scale  # (batch, heads, seq_q, seq_k)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    mask = visible(q.shape[1], k.shape[1], causal, window, cu_seqlens, cu_seqlens_k, q.device)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
+    probabilities, lse = _softmax(scores, sinks)
+    out = (probabilities @ values).transpose(1, 2).to(q.dtype)
+    return (out, lse) if return_lse else out
+
+
+def _softmax(scores: torch.Tensor, sinks: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Softmax over the last dimension and its log denominator; all zeros where no key is seen."""
+    logits = scores
+    if sinks is not None:
+        sink = sinks.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:-1], 1)
+        logits = torch.cat((scores, sink), dim=-1)
+    if logits.shape[-1] == 0:
+        return scores, scores.sum(-1) - math.inf
+    seen = (logits > -math.inf).any(-1, keepdim=True)
+    lse = torch.logsumexp(logits.masked_fill(~seen, 0), dim=-1, keepdim=True)
+    probabilities = torch.exp(scores - lse)
+    return probabilities, lse.masked_fill(~seen, -math.inf).squeeze(-1)
+
+
+def visible(
+    seq_q: int,
+    seq_k: int,
+    causal: bool,
+    window: int | None,
+    cu_seqlens: torch.Tensor | None,
+    cu_seqlens_k: torch.Tensor | None,
+    device: torch.device,
+) -> torch.Tensor | None:
+    """(seq_q, seq_k) bool, True where the query sees the key; None where all see all."""
+    if not causal and window is None and cu_seqlens is None:
+        return None
+    query = torch.arange(seq_q, device=device).unsqueeze(1)
+    key = torch.arange(seq_k, device=device).unsqueeze(0)
+    if cu_seqlens is None:
+        mask = torch.ones(seq_q, seq_k, dtype=torch.bool, device=device)
+        offset: torch.Tensor | int = seq_k - seq_q  # key position of query 0
+    else:
+        assert cu_seqlens_k is not None  # attention() fills it in
+        document = torch.searchsorted(cu_seqlens, query, right=True)
+        mask = document == torch.searchsorted(cu_seqlens_k, key, right=True)
+        ends = document.clamp(max=cu_seqlens.numel() - 1)
+        offset = (cu_seqlens_k[ends] - cu_seqlens[ends]).to(query.dtype)
+    distance = query + offset - key
+    if causal:
+        mask = mask & (distance >= 0)
+    if window is not None:
+        mask = mask & (distance.abs() < window)
+    return mask
+
+
+def _sdpa(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    causal: bool,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+    cu_seqlens: torch.Tensor | None,
+    cu_seqlens_k: torch.Tensor | None,
+    max_seqlen: int | None,
+    deterministic: bool,
+    return_lse: bool,
+) -> torch.Tensor:
+    """torch's kernels; anything but plain causal or full attention goes in as a mask."""
+    seq_q, seq_k = q.shape[1], k.shape[1]
+    mask = None
+    if seq_q == 1 and window is None and cu_seqlens is None:
+        causal = False  # the last query sees every key
+    elif window is not None or cu_seqlens is not None or (causal and seq_q != seq_k):
+        mask = visible(seq_q, seq_k, causal, window, cu_seqlens, cu_seqlens_k, q.device)
+    out = F.scaled_dot_product_attention(
+        q.transpose(1, 2),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        attn_mask=mask,
+        is_causal=causal and mask is None,
+        scale=scale,
+        enable_gqa=q.shape[2] != k.shape[2],
+    )
+    return out.transpose(1, 2)
+
+
+def _sdpa_refuses(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    causal: bool,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+    cu_seqlens: torch.Tensor | None,
+    cu_seqlens_k: torch.Tensor | None,
+    max_seqlen: int | None,
+    deterministic: bool,
+    return_lse: bool,
+) -> str | None:
+    if softcap is not None or sinks is not None or return_lse:
+        return "torch's kernel has no softcap, sinks or lse"
+    if deterministic and q.device.type == "cuda":
+        return "torch's backward on CUDA is not deterministic"
+    bounded = causal or window is not None
+    if k.shape[1] == 0 or (bounded and q.shape[1] > k.shape[1]):
+        return f"some of {q.shape[1]} queries see none of {k.shape[1]} keys"
+    if cu_seqlens is not None and cu_seqlens_k is not cu_seqlens:
+        return "some queries of a document may see none of its keys"
+    return None
+
+
+def _check(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    window: int | None,
+    cu_seqlens: torch.Tensor | None,
+    cu_seqlens_k: torch.Tensor | None,
+) -> None:
+    if k.shape[:3] != v.shape[:3] or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+        shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v))
+        raise ValueError(f"attention: q, k, v of shapes {shapes} do not fit together")
+    if q.shape[2] % k.shape[2]:
+        raise ValueError(f"attention: {q.shape[2]} heads are no multiple of {k.shape[2]} kv heads")
+    if window is not None and window < 1:
+        raise ValueError(f"attention: window={window}: set at least 1, or None for no window")
+    if cu_seqlens is None and cu_seqlens_k is not None:
+        raise ValueError("attention: cu_seqlens_k without cu_seqlens; give both")
+    if cu_seqlens is not None and q.shape[0] != 1:
+        raise ValueError(f"attention: cu_seqlens wants documents in a batch of 1, not {q.shape[0]}")
+
+
+registry.register("attention", "reference", registry.Backend(reference))
+registry.register("attention", "sdpa", registry.Backend(_sdpa, refuses=_sdpa_refuses))

@@ -1,0 +1,87 @@
+"""RMSNorm of csrc/: one dispatcher op per direction, for whichever device has a kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+STORAGE = (torch.float32, torch.bfloat16)
+
+
+def run(
+    x: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    if residual is None:
+        return torch.ops.megafm.rms_norm(x, weight, eps)[0]
+    y, total, _ = torch.ops.megafm.add_rms_norm(x, residual, weight, eps)
+    return y, total
+
+
+def refuses(
+    x: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None
+) -> str | None:
+    if x.dtype not in STORAGE or weight.dtype not in (x.dtype, torch.float32):
+        return f"no kernel for x {x.dtype} with weight {weight.dtype}"
+    if residual is not None and (residual.dtype != x.dtype or residual.shape != x.shape):
+        return f"residual is {residual.dtype} {tuple(residual.shape)}, unlike x"
+    return None
+
+
+def register_formulas() -> None:
+    """Give torch the output shapes and the derivatives of the ops; call once after loading."""
+    library = torch.library
+    library.register_fake("megafm::rms_norm", _shape)
+    library.register_fake("megafm::add_rms_norm", _shape_add)
+    library.register_fake("megafm::rms_norm_backward", _shape_backward)
+    library.register_autograd("megafm::rms_norm", _backward, setup_context=_save)
+    library.register_autograd("megafm::add_rms_norm", _backward_add, setup_context=_save_add)
+
+
+def _contiguous_like(x: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _shape(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, ...]:
+    return _contiguous_like(x), x.new_empty(x.shape[:-1], dtype=torch.float32)
+
+
+def _shape_add(
+    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, ...]:
+    y, rstd = _shape(x, weight, eps)
+    return y, _contiguous_like(x), rstd
+
+
+def _shape_backward(
+    d_y: torch.Tensor,
+    d_total: torch.Tensor | None,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    rstd: torch.Tensor,
+) -> tuple[torch.Tensor, ...]:
+    return _contiguous_like(x), _contiguous_like(weight)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+    x, weight, _ = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(x, weight, output[1])
+
+
+def _backward(ctx: Any, d_y: torch.Tensor, d_rstd: Any) -> tuple[torch.Tensor | None, ...]:
+    d_x, d_weight = torch.ops.megafm.rms_norm_backward(d_y, None, *ctx.saved_tensors)
+    return d_x, d_weight, None
+
+
+def _save_add(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+    _, total, rstd = output
+    ctx.mark_non_differentiable(rstd)
+    ctx.save_for_backward(total, inputs[2], rstd)
+
+
+def _backward_add(
+    ctx: Any, d_y: torch.Tensor, d_total: torch.Tensor, d_rstd: Any
+) -> tuple[torch.Tensor | None, ...]:
+    d_x, d_weight = torch.ops.megafm.rms_norm_backward(d_y, d_total, *ctx.saved_tensors)
+    return d_x, d_x, d_weight, None

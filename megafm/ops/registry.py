@@ -1,0 +1,257 @@
+"""Which implementation of an op runs: a reference each, faster backends beside it, one choice.
+
+The reference is the definition. `auto` takes the first backend of the device's list in AUTO that
+can run here and can take the input; a backend that was asked for by name runs or raises. All of
+it is plain dictionary look-ups on constants, so a choice is traced and guarded by torch.compile.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+BACKENDS = (
+    "reference",
+    "cpu",
+    "triton",
+    "cuda",
+    "sdpa",
+    "torch",
+    "transformer_engine",
+    "apex",
+)
+
+# The order in which `auto` tries backends. Measured with benchmarks/ops; reference always ends it.
+AUTO: dict[str, dict[str, tuple[str, ...]]] = {
+    "attention": {"cpu": ("sdpa",), "cuda": ("sdpa",)},
+    "rms_norm": {"cpu": ("cpu",), "cuda": ("torch",)},
+    "rope": {},
+    "swiglu": {},
+    "cross_entropy": {},
+    "linear_cross_entropy": {"cpu": ("torch",), "cuda": ("torch",)},
+}
+
+ENVIRONMENT = "MEGAFM_OPS"
+
+
+def can_run() -> str | None:
+    return None
+
+
+def takes_all(*args: Any, **kwargs: Any) -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of an op.
+
+    Attributes:
+        run: takes the arguments of the op's reference and returns what it returns.
+        unavailable: why this machine cannot run it, or None; asked once per process.
+        refuses: of the arguments, why it cannot take them, or None.
+        fix: what to run to make it available, e.g. "make setup"; announced once when `auto`
+            had to pass it over.
+    """
+
+    run: Callable[..., Any]
+    unavailable: Callable[[], str | None] = can_run
+    refuses: Callable[..., str | None] = takes_all
+    fix: str | None = None
+
+
+_table: dict[str, dict[str, Backend]] = {}
+_requests: dict[str, str] = {}  # op -> backend asked for; an absent op is on auto
+_environment_error: str | None = None
+
+
+def register(op: str, backend: str, implementation: Backend) -> None:
+    check_name(op, backend)
+    _table.setdefault(op, {})[backend] = implementation
+
+
+def dispatch(op: str, device: torch.device, *args: Any, **kwargs: Any) -> Any:
+    """Run `op` on the backend that was asked for, else on the best one that takes the input.
+
+    Raises:
+        ValueError: the backend asked for cannot run here, or cannot take this input.
+    """
+    if _environment_error is not None:
+        raise ValueError(_environment_error)
+    backends = _table[op]
+    asked = _requests.get(op, "auto")
+    if asked != "auto":
+        reason = why_not(op, asked) or backends[asked].refuses(*args, **kwargs)
+        if reason is not None:
+            raise ValueError(f"ops.{op}={asked}: {reason}; set ops.{op}=auto")
+        return backends[asked].run(*args, **kwargs)
+    for name in AUTO[op].get(device.type, ()):
+        if why_not(op, name) is not None:
+            announce_fix(op, name)
+        elif backends[name].refuses(*args, **kwargs) is None:
+            return backends[name].run(*args, **kwargs)
+    return backends["reference"].run(*args, **kwargs)
+
+
+# Probes and warnings run as ordinary Python while torch.compile traces; their answers never change.
+@torch.compiler.assume_constant_result
+def why_not(op: str, backend: str) -> str | None:
+    """Why `backend` cannot run `op` on this machine, in one line; None if it can."""
+    return _probe(op, backend)
+
+
+@functools.cache
+def _probe(op: str, backend: str) -> str | None:
+    implementation = _table[op].get(backend)
+    if implementation is None:
+        return f"megafm has no {backend} version of {op}"
+    return implementation.unavailable()
+
+
+@torch.compiler.assume_constant_result
+def announce_fix(op: str, backend: str) -> None:
+    _announce_once(_table[op][backend].fix, f"{op} on {backend}", why_not(op, backend))
+
+
+@functools.cache
+def _announce_once(fix: str | None, what: str, reason: str | None) -> None:
+    if fix is not None:
+        warnings.warn(f"megafm.ops: no {what}: {reason}; to fix: {fix}", stacklevel=2)
+
+
+@contextmanager
+def use(**requests: str) -> Iterator[None]:
+    """Run ops on the named backends inside the block: `with use(attention="reference"): ...`.
+
+    For the whole process, not one thread; the innermost block wins over config and environment.
+
+    Raises:
+        ValueError: an unknown op or backend, or a backend that cannot run on this machine.
+    """
+    check_requests(requests)
+    before = dict(_requests)
+    _requests.update(requests)
+    try:
+        yield
+    finally:
+        _requests.clear()
+        _requests.update(before)
+
+
+@dataclass(frozen=True)
+class OpsConfig:
+    """The backend of each op; "auto" is the fastest one that can run and takes the input."""
+
+    attention: str = "auto"
+    rms_norm: str = "auto"
+    rope: str = "auto"
+    swiglu: str = "auto"
+    cross_entropy: str = "auto"
+    linear_cross_entropy: str = "auto"
+
+    def __post_init__(self) -> None:
+        for op, backend in dataclasses.asdict(self).items():
+            check_name(op, backend)
+
+
+def configure(config: OpsConfig) -> None:
+    """Apply `config` for the whole process. Fields on "auto" leave MEGAFM_OPS in force.
+
+    Raises:
+        ValueError: a backend that cannot run on this machine, or a wrong MEGAFM_OPS.
+    """
+    if _environment_error is not None:
+        raise ValueError(_environment_error)
+    asked = {op: name for op, name in dataclasses.asdict(config).items() if name != "auto"}
+    requests = _environment_requests() | asked
+    check_requests(requests)
+    _requests.clear()
+    _requests.update(requests)
+
+
+@dataclass(frozen=True)
+class OpBackends:
+    """What this machine can run of one op.
+
+    Attributes:
+        pick: per device type, what `auto` takes first.
+        why_not: backend -> None if it can run here, else the reason.
+        fix: backend -> what to run to make it available, where that is known.
+    """
+
+    pick: dict[str, str]
+    why_not: dict[str, str | None]
+    fix: dict[str, str]
+
+
+def backends() -> dict[str, OpBackends]:
+    """For each op, the backends that can run on this machine, and why the others cannot."""
+    if _environment_error is not None:
+        raise ValueError(_environment_error)
+    devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    return {op: _describe(op, devices) for op in sorted(_table)}
+
+
+def _describe(op: str, devices: tuple[str, ...]) -> OpBackends:
+    reasons = {name: why_not(op, name) for name in BACKENDS}
+    fixes = {name: b.fix for name, b in _table[op].items() if b.fix and reasons[name]}
+    return OpBackends({d: _first_choice(op, d, reasons) for d in devices}, reasons, fixes)
+
+
+def _first_choice(op: str, device: str, reasons: Mapping[str, str | None]) -> str:
+    if op in _requests and _requests[op] != "auto":
+        return _requests[op]
+    return next((name for name in AUTO[op].get(device, ()) if not reasons[name]), "reference")
+
+
+def check_requests(requests: Mapping[str, str]) -> None:
+    for op, backend in requests.items():
+        check_name(op, backend)
+        reason = None if backend == "auto" else why_not(op, backend)
+        if reason is not None:
+            able = [name for name in BACKENDS if why_not(op, name) is None]
+            raise ValueError(f"ops.{op}={backend}: {reason}; set one of auto, {', '.join(able)}")
+
+
+def check_name(op: str, backend: str) -> None:
+    """Raise ValueError for an unknown op or backend, naming the nearest."""
+    if op not in AUTO:
+        raise ValueError(f"ops.{op}={backend}: no such op; {_nearest(op, tuple(AUTO))}")
+    if backend not in (*BACKENDS, "auto"):
+        known = ("auto", *BACKENDS)
+        raise ValueError(f"ops.{op}={backend}: no such backend; {_nearest(backend, known)}")
+
+
+def _nearest(word: str, known: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"set one of {', '.join(known)}"
+
+
+def _environment_requests() -> dict[str, str]:
+    """MEGAFM_OPS="attention=sdpa,rms_norm=reference" as a dictionary."""
+    requests = {}
+    for item in filter(None, os.environ.get(ENVIRONMENT, "").replace(" ", "").split(",")):
+        op, equals, backend = item.partition("=")
+        if not equals:
+            raise ValueError(f"{ENVIRONMENT}={item}: not of the form op=backend")
+        check_name(op, backend)
+        requests[op] = backend
+    return requests
+
+
+def load_environment() -> None:
+    """Read MEGAFM_OPS; a mistake in it is reported by the first use of an op, not by the import."""
+    global _environment_error
+    try:
+        _requests.update(_environment_requests())
+    except ValueError as error:
+        _environment_error = str(error)

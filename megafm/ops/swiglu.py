@@ -1,0 +1,27 @@
+"""SwiGLU (Shazeer 2020): the gated activation of the feed-forward block."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from megafm.ops import registry
+
+
+def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """silu(gate) * up, elementwise.
+
+    Args:
+        gate, up: (..., ffn_dim) of one shape and dtype.
+
+    Returns:
+        (..., ffn_dim) in the dtype of `gate`.
+    """
+    return registry.dispatch("swiglu", gate.device, gate, up)
+
+
+def reference(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    return F.silu(gate) * up
+
+
+registry.register("swiglu", "reference", registry.Backend(reference))

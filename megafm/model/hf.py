@@ -241,7 +241,8 @@ def from_hf_config(values: Mapping[str, Any]) -> ModelConfig:
             raise ValueError(f"{key}={values[key]}: this decoder has only {key}={only}")
     fields = {}
     for ours, (theirs, default) in CONFIG_FIELDS.items():
-        fields[ours] = values.get(theirs, default)
+        value = values.get(theirs)
+        fields[ours] = default if value is None else value
         if fields[ours] is REQUIRED:
             raise ValueError(f"the key {theirs} is missing")
     if fields["num_kv_heads"] is None:
@@ -333,8 +334,8 @@ def _read_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
         path = folder / file
         if not path.is_file():
             raise ValueError(
-                f"{path}: missing; weights are read from {WEIGHTS} or {INDEX} and its shards, never "
-                "from pickles: save them with safe_serialization=True"
+                f"{path}: missing; weights are read from {WEIGHTS} or from {INDEX} and "
+                "its shards, never from pickles: save them with safe_serialization=True"
             )
         with safe_open(path, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 (not a dict)

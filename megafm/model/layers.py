@@ -88,7 +88,9 @@ class RotaryTables(nn.Module):
             self.register_buffer(name, table, persistent=False)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> nn.Module:
-        device = fn(self.cos[:0]).device
+        # `to` cannot copy a meta tensor, so ask where it would put a real one
+        probe = torch.empty(0, device="cpu") if self.cos.is_meta else self.cos[:0]
+        device = fn(probe).device
         if device != self.cos.device:
             self._fill(device)
         return self

@@ -1,0 +1,222 @@
+"""Against transformers: the same logits and gradients, and folders that both sides read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from megafm.model import ModelConfig, RopeScaling, build, from_hf, hf, to_hf
+from megafm.model.hf import from_hf_config, their_name, to_hf_config
+
+transformers = pytest.importorskip("transformers", reason="pip install 'megafm[hf]'")
+
+SMALL = ModelConfig(
+    vocab_size=97,
+    dim=64,
+    num_layers=3,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    ffn_dim=112,
+    max_seq_len=128,
+    norm_eps=1e-5,
+    init_std=0.1,
+    tie_embeddings=False,
+)
+LLAMA3 = RopeScaling(
+    kind="llama3", factor=8.0, original_max_seq_len=32, low_freq_factor=1.0, high_freq_factor=4.0
+)
+YARN = RopeScaling(kind="yarn", factor=4.0, original_max_seq_len=32)
+CONFIGS = {
+    "llama": SMALL,
+    "llama-mha": dataclasses.replace(SMALL, num_kv_heads=4),
+    "llama-tied": dataclasses.replace(SMALL, tie_embeddings=True),
+    "llama-rope-llama3": dataclasses.replace(SMALL, rope_scaling=LLAMA3, rope_base=500000.0),
+    "llama-rope-yarn": dataclasses.replace(SMALL, rope_scaling=YARN),
+    "llama-rope-yarn-attention-factor": dataclasses.replace(
+        SMALL, rope_scaling=dataclasses.replace(YARN, attention_factor=1.3, beta_fast=16.0)
+    ),
+    "llama-rope-linear": dataclasses.replace(SMALL, rope_scaling=RopeScaling("linear", 2.0)),
+    "llama-rope-ntk": dataclasses.replace(SMALL, rope_scaling=RopeScaling("ntk", 2.0)),
+    "qwen3": dataclasses.replace(SMALL, qk_norm=True, head_dim=32),
+    "qwen3-tied": dataclasses.replace(SMALL, qk_norm=True, tie_embeddings=True),
+    "qwen3-window": dataclasses.replace(SMALL, qk_norm=True, window=7),
+    "mistral-window": dataclasses.replace(SMALL, window=7),
+    "mistral-window-one": dataclasses.replace(SMALL, window=1),
+    "mistral-tied": dataclasses.replace(SMALL, window=7, tie_embeddings=True),
+    "mistral-odd-width": dataclasses.replace(SMALL, dim=66, tie_embeddings=True),
+}
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_logits_and_gradients_equal_those_of_transformers(name, attention, tmp_path):
+    ours = random_model(CONFIGS[name])
+    to_hf(ours, tmp_path)
+    theirs = load_theirs(tmp_path, attn_implementation=attention)
+    assert type(theirs).__name__.lower().startswith(name.split("-")[0])
+    tokens = torch.randint(97, (2, 41), generator=torch.Generator().manual_seed(1))
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+
+    logits, their_logits = ours(inputs), theirs(inputs).logits
+    assert logits.std() > 0.5  # a comparison of small numbers would show nothing
+    torch.testing.assert_close(logits, their_logits, atol=2e-5, rtol=0)
+
+    ours.loss(inputs, targets).backward()
+    loss = torch.nn.functional.cross_entropy(their_logits.flatten(0, 1), targets.flatten())
+    (loss * targets.numel()).backward()
+    their_parameters = dict(theirs.named_parameters())
+    for parameter_name, parameter in ours.named_parameters():
+        gradient = their_parameters.pop(their_name(parameter_name)).grad
+        scale = gradient.abs().max().clamp(min=1.0)
+        torch.testing.assert_close(
+            parameter.grad / scale, gradient / scale, atol=1e-5, rtol=0, msg=parameter_name
+        )
+    assert not their_parameters
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "llama-rope-ntk"])
+def test_round_trip_keeps_config_and_every_bit(name, tmp_path):
+    ours = random_model(CONFIGS[name])
+    to_hf(ours, tmp_path / "ours")
+    load_theirs(tmp_path / "ours").save_pretrained(tmp_path / "theirs")
+    for folder in ("ours", "theirs"):
+        back = from_hf(tmp_path / folder)
+        assert back.config == ours.config
+        assert_same_weights(back, ours)
+
+
+def test_config_json_is_read_by_transformers_4_and_5():
+    """4 keeps rope_theta and rope_scaling at the top, 5 all of it in rope_parameters."""
+    config = CONFIGS["llama-rope-llama3"]
+    values = to_hf_config(config)
+    only_4 = {key: value for key, value in values.items() if key != "rope_parameters"}
+    only_5 = {k: v for k, v in values.items() if k not in ("rope_theta", "rope_scaling")}
+    assert from_hf_config(only_4) == config
+    assert from_hf_config(only_5) == config
+    read = [transformers.LlamaConfig(**layout).rope_parameters for layout in (only_4, only_5)]
+    assert read[0] == read[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_dtype_is_kept_unless_another_is_asked_for(dtype, tmp_path):
+    to_hf(random_model(SMALL), tmp_path, dtype=dtype)
+    assert load_theirs(tmp_path, dtype="auto").dtype == dtype
+    assert from_hf(tmp_path).norm.weight.dtype == dtype
+    assert from_hf(tmp_path, dtype=torch.float32).norm.weight.dtype == torch.float32
+
+
+def test_large_models_are_sharded(tmp_path, monkeypatch):
+    monkeypatch.setattr(hf, "MAX_SHARD_BYTES", 100_000)
+    ours = random_model(SMALL)
+    to_hf(ours, tmp_path)
+    shards = sorted(tmp_path.glob("model-*.safetensors"))
+    assert len(shards) > 2 and not (tmp_path / "model.safetensors").exists()
+    assert all(shard.stat().st_size < 110_000 for shard in shards)
+    assert_same_weights(from_hf(tmp_path), ours)
+    assert_same_logits(load_theirs(tmp_path), ours)
+    monkeypatch.undo()
+    to_hf(ours, tmp_path)  # over the shards: none is left behind
+    assert [path.name for path in tmp_path.glob("*.safetensors*")] == ["model.safetensors"]
+
+
+def test_repeated_tied_head_is_accepted(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    to_hf(random_model(CONFIGS["llama-tied"]), tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    from_hf(tmp_path)
+
+
+def test_tokenizer_travels_with_the_model(tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    (tmp_path / "tokenizer").mkdir()
+    tokenizer.save(str(tmp_path / "tokenizer" / "tokenizer.json"))
+    to_hf(random_model(SMALL), tmp_path / "hf", tmp_path / "tokenizer")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    assert theirs("abba").input_ids == [0, 1, 1, 0]
+    assert theirs.eos_token_id == 2
+    assert transformers.GenerationConfig.from_pretrained(tmp_path / "hf").eos_token_id == 2
+    assert load_theirs(tmp_path / "hf").config.eos_token_id == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architectures": ["FalconForCausalLM"]}, "FalconForCausalLM.*LlamaForCausalLM, Mistral"),
+        ({"attention_bias": True}, "attention_bias=True: this decoder has only"),
+        ({"hidden_act": "gelu"}, "hidden_act=gelu"),
+        ({"rope_scaling": {"rope_type": "longrope"}, "rope_parameters": None}, "longrope.*yarn"),
+        ({"hidden_size": None}, "hidden_size is missing"),
+    ],
+)
+def test_what_this_decoder_lacks_is_refused_by_name(changes, message, tmp_path):
+    to_hf(random_model(SMALL), tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ValueError, match=message) as caught:
+        from_hf(tmp_path)
+    assert "config.json" in str(caught.value)
+
+
+def test_window_in_some_layers_is_refused():
+    values = to_hf_config(CONFIGS["qwen3-window"]) | {"max_window_layers": 2}
+    with pytest.raises(ValueError, match="max_window_layers=2"):
+        from_hf_config(values)
+
+
+def test_missing_or_misshapen_tensors_are_named(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    to_hf(random_model(SMALL), tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    gone = tensors.pop("model.norm.weight")
+    save_file(tensors, path)
+    with pytest.raises(ValueError, match=r"'model\.norm\.weight' is missing"):
+        from_hf(tmp_path)
+    save_file(tensors | {"model.norm.weight": gone[:-1].clone()}, path)
+    with pytest.raises(ValueError, match=r"model\.norm\.weight has shape \(63,\)"):
+        from_hf(tmp_path)
+    save_file(tensors | {"model.norm.weight": gone, "extra.bias": gone.clone()}, path)
+    with pytest.raises(ValueError, match=r"no place for the tensor 'extra\.bias'"):
+        from_hf(tmp_path)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"model\.safetensors: missing"):
+        from_hf(tmp_path)
+
+
+def random_model(config: ModelConfig):
+    """Norms are random too: at one they would hide a wrong order of tensors."""
+    model = build(config, seed=3)
+    generator = torch.Generator().manual_seed(4)
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            parameter.data.uniform_(0.5, 1.5, generator=generator)
+    return model
+
+
+def load_theirs(folder, **options):
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, **options)
+
+
+def assert_same_weights(model, expected):
+    weights = dict(model.named_parameters())
+    for name, parameter in expected.named_parameters():
+        assert torch.equal(weights.pop(name), parameter), name
+    assert not weights
+
+
+@torch.no_grad()
+def assert_same_logits(theirs, ours):
+    tokens = torch.arange(20)[None]
+    torch.testing.assert_close(theirs(tokens).logits, ours(tokens), atol=2e-5, rtol=0)

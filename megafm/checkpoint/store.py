@@ -8,7 +8,6 @@ and renamed when it is complete, so a crash or a full disk leaves those before i
 from __future__ import annotations
 
 import contextlib
-import errno
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -113,7 +112,9 @@ def load_model(
     """
     folder = _find(Path(path), step)
     info = CheckpointInfo.read(folder)
-    model = build(info.model).to(device)
+    with torch.device("meta"):
+        model = build(info.model)
+    model.to_empty(device=device)
     load_tensors(folder, model_tensors(model))
     return model.eval(), info
 
@@ -141,10 +142,8 @@ def _disk_errors(run_dir: str | Path, final: Path) -> Iterator[None]:
         before = latest(run_dir)
         safe = f"{before.name} is complete" if before else "none was saved before"
         raise OSError(
-            errno.EIO,
-            f"could not write checkpoint {final.name}: {_root_cause(error)} ({safe}; "
-            "free disk space and run the same command again)",
-            str(final.parent),
+            f"could not write checkpoint {final}: {_root_cause(error)} ({safe}; "
+            "free disk space and run the same command again)"
         ) from error
 
 

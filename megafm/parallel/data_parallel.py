@@ -3,8 +3,7 @@
 The loss is already divided by the global token count, so gradients are summed, never averaged.
 """
 
-from __future__ import annotations
-
+import warnings
 from typing import Any
 
 import torch
@@ -41,9 +40,11 @@ def data_parallel(
         return loss
     if parallel.dp_shard == 1:
         group = mesh["dp_replicate"].get_group()
-        wrapped = DistributedDataParallel(
-            loss, process_group=group, gradient_as_bucket_view=True, broadcast_buffers=False
-        )
+        with warnings.catch_warnings():  # torch 2.13 renames broadcast_buffers; 2.11 has only it
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            wrapped = DistributedDataParallel(
+                loss, process_group=group, gradient_as_bucket_view=True, broadcast_buffers=False
+            )
         wrapped.register_comm_hook(group, _sum_gradients)
         return wrapped
     axes = ("dp_replicate", "dp_shard") if parallel.dp_replicate > 1 else ("dp_shard",)
@@ -70,6 +71,9 @@ def set_gradient_sync(wrapped: nn.Module, enabled: bool) -> None:
         wrapped.set_requires_gradient_sync(enabled)
 
 
-def _sum_gradients(group: dist.ProcessGroup, bucket: Any) -> torch.futures.Future[torch.Tensor]:
+# DDP reads these annotations, so this file does not postpone them.
+def _sum_gradients(
+    group: dist.ProcessGroup, bucket: dist.GradBucket
+) -> torch.futures.Future[torch.Tensor]:
     future = dist.all_reduce(bucket.buffer(), group=group, async_op=True).get_future()
     return future.then(lambda done: done.value()[0])

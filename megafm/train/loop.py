@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from megafm.ops import IGNORE_INDEX
 from megafm.parallel import world
 from megafm.parallel.data_parallel import set_gradient_sync
 from megafm.train.config import TrainJob
@@ -21,6 +20,8 @@ from megafm.train.optimizer import clip_grad_norm, set_lr
 from megafm.train.run import Run, open_run
 from megafm.train.schedule import lr_scale
 from megafm.train.stop import StopSignal
+
+IGNORE_INDEX = -100  # what model.loss passes over
 
 
 def train(job: TrainJob) -> None:
@@ -101,7 +102,7 @@ def evaluate(run: Run, metrics: MetricsLog | None) -> None:
     for first in range(world.rank() * size, num_samples + world.rank() * size, world.world_size() * size):
         count = min(max(num_samples - first, 0), size)
         windows = torch.from_numpy(run.validation.batch(min(first, num_samples - 1), max(count, 1)))
-        tokens, targets = windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
+        tokens, targets = windows[:, :-1], windows[:, 1:].clone()
         targets[count:] = IGNORE_INDEX
         with autocast(run):
             loss = run.loss(tokens.to(run.device), targets.to(run.device))

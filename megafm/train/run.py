@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import yaml
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
 import megafm
 from megafm import checkpoint, ops
@@ -26,7 +27,7 @@ from megafm.device import device_name, peak_flops, resolve_device, resolve_preci
 from megafm.model import build, flops_per_token, num_parameters
 from megafm.parallel import world
 from megafm.parallel.data_parallel import Loss, data_parallel
-from megafm.parallel.mesh import build_mesh, resolve_layout
+from megafm.parallel.mesh import ParallelConfig, build_mesh, resolve_layout
 from megafm.tokenizer import Tokenizer
 from megafm.train.config import TrainJob
 from megafm.train.metrics import MetricsLog
@@ -127,15 +128,22 @@ def open_run(job: TrainJob) -> Iterator[Run]:
     _check_batch(job)
     if device.type == "cpu":
         set_up_cpu()
-    with ops.configure(job.ops), world.process_group(device, parallel.timeout_s):
+    ops.configure(job.ops)
+    with world.process_group(device, parallel.timeout_s):
         mesh = build_mesh(parallel, device.type) if world.world_size() > 1 else None
-        run = _build(job, device, precision, lambda loss: data_parallel(loss, mesh, parallel, precision))
+        run = _build(job, device, precision, parallel, mesh)
         _introduce(run)
         _write_identity(run)
         yield run
 
 
-def _build(job: TrainJob, device: torch.device, precision: torch.dtype, wrap: Any) -> Run:
+def _build(
+    job: TrainJob,
+    device: torch.device,
+    precision: torch.dtype,
+    parallel: ParallelConfig,
+    mesh: DeviceMesh | None,
+) -> Run:
     tokenizer = Tokenizer.load(job.tokenizer.dir)
     check_tokenizer(job.data.dir, tokenizer)
     if tokenizer.vocab_size > job.model.vocab_size:
@@ -143,9 +151,13 @@ def _build(job: TrainJob, device: torch.device, precision: torch.dtype, wrap: An
             f"model.vocab_size={job.model.vocab_size}: smaller than the tokenizer's "
             f"{tokenizer.vocab_size}; set model.vocab_size={tokenizer.vocab_size}"
         )
-    torch.manual_seed(job.train.seed)
-    model = build(job.model).to(device)
-    loss = wrap(Loss(model))
+    sharded = parallel.dp_shard > 1  # then no rank ever holds the whole model
+    with torch.device("meta" if sharded else device):
+        model = build(job.model, seed=job.train.seed)
+    loss = data_parallel(Loss(model), mesh, parallel, precision)
+    if sharded:
+        loss.to_empty(device=device)
+        model.init_weights(job.train.seed)
     folder = Path(job.data.dir)
     run = Run(
         job=job,

@@ -18,7 +18,7 @@ class Source:
     packages: tuple[str, ...] | Literal["all"] = "all"
     stdlib_tests: bool = False
     package_tests: bool = False
-    max_package_bytes: int = 4_000_000  # no package dominates; which files: by hash of the path
+    max_package_bytes: int = 2_000_000  # no package dominates; which files: by hash of the path
     max_document_bytes: int = 1_000_000
     max_line_bytes: int = 5_000
 

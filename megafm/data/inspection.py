@@ -45,8 +45,9 @@ def _sources(manifest: Manifest) -> Table:
         table.add_row(row.package, row.version, row.licence, f"{row.documents:,}", size)
     rest = manifest.sources[MAX_SOURCES:]
     if rest:
-        documents, size = sum(row.documents for row in rest), sum(row.bytes for row in rest)
-        table.add_row(f"{len(rest)} more", "", "", f"{documents:,}", f"{size / 1e6:.2f}")
+        documents = sum(row.documents for row in rest)
+        megabytes = sum(row.bytes for row in rest) / 1e6
+        table.add_row(f"{len(rest)} more", "", "", f"{documents:,}", f"{megabytes:.2f}")
     return table
 
 
@@ -61,7 +62,7 @@ def _dropped(manifest: Manifest) -> Table:
 
 
 def _table(first: str, **columns: str) -> Table:
-    table = Table(first, title_justify="left")
+    table = Table(first)
     for name, justify in columns.items():
         table.add_column(name, justify="right" if justify == "right" else "left")
     return table

@@ -7,11 +7,12 @@ Allowed are permissive licences, which ask for attribution at most. Copyleft of 
 from __future__ import annotations
 
 import re
-from email.message import Message
+from importlib.metadata import PackageMetadata
 
 PERMISSIVE = frozenset(
-    """0BSD Apache-2.0 BSD-2-Clause BSD-3-Clause BSL-1.0 CC0-1.0 CNRI-Python HPND ISC MIT MIT-0
-    MIT-CMU NCSA PSF-2.0 Python-2.0 Unlicense Zlib""".split()
+    {"0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0", "CNRI-Python"}
+    | {"HPND", "ISC", "MIT", "MIT-0", "MIT-CMU", "NCSA", "PSF-2.0", "Python-2.0", "Unlicense"}
+    | {"Zlib"}
 )
 
 _CLASSIFIERS = {
@@ -29,30 +30,30 @@ _CLASSIFIERS = {
 }
 
 # The old free-form License field, when it is a short name and not the licence's text.
-_SHORT_NAMES = [
-    (re.compile(r"(the )?(new |modified |simplified )?(bsd|[23][- ]clause bsd)\b.*", re.I), "BSD-3-Clause"),
-    (re.compile(r"apache[- ]?(software )?(license)?,?( version)?[- ]?2(\.0)?( license)?", re.I), "Apache-2.0"),
-    (re.compile(r"(the )?mit( license)?", re.I), "MIT"),
-    (re.compile(r"isc( license)?", re.I), "ISC"),
-    (re.compile(r"(psf|python software foundation)( license)?", re.I), "PSF-2.0"),
-]  # fmt: skip
+_SHORT_NAMES = {
+    "BSD-3-Clause": r"(the )?(new |modified |simplified )?(bsd|[23][- ]clause bsd)\b.*",
+    "Apache-2.0": r"apache[- ]?(software )?(license)?,?( version)?[- ]?2(\.0)?( license)?",
+    "MIT": r"(the )?mit( license)?",
+    "ISC": r"isc( license)?",
+    "PSF-2.0": r"(psf|python software foundation)( license)?",
+}
 
 
-def licence(metadata: Message) -> str:
+def licence(metadata: PackageMetadata) -> str:
     """The SPDX expression of a distribution's metadata, "unknown" where it states none.
 
     License-Expression counts first, then the classifiers (all must hold), then the free text.
     """
-    if expression := metadata.get("License-Expression"):
-        return expression.strip()
+    if "License-Expression" in metadata:
+        return metadata["License-Expression"].strip()
     stated = metadata.get_all("Classifier") or []
     names = [line.rpartition("::")[2].strip() for line in stated if line.startswith("License ::")]
     names = [name for name in names if name != "OSI Approved"]
     if names:
         return " AND ".join(_CLASSIFIERS.get(name, name.replace(" ", "-")) for name in names)
-    text = (metadata.get("License") or "").strip()
-    for pattern, name in _SHORT_NAMES:
-        if pattern.fullmatch(text):
+    text = metadata["License"].strip() if "License" in metadata else ""
+    for name, pattern in _SHORT_NAMES.items():
+        if re.fullmatch(pattern, text, re.IGNORECASE):
             return name
     return text if re.fullmatch(r"[\w.+-]+( (AND|OR|WITH) [\w.+-]+)*", text) else "unknown"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,7 +90,7 @@ def manifest_path(data_dir: str | Path) -> Path:
     return Path(data_dir) / "manifest.json"
 
 
-def snapshot_id(splits: dict[str, Sequence[Document]], rules: Iterable[str]) -> str:
+def snapshot_id(splits: Mapping[str, Sequence[Document]], rules: Iterable[str]) -> str:
     """A sha256 over the rules and every document's id, contents and split, in any order."""
     digest = hashlib.sha256("\n".join(rules).encode())
     rows = [(d.id, d.sha256, split) for split, documents in splits.items() for d in documents]

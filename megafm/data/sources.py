@@ -1,4 +1,4 @@
-"""Where documents come from: a list of files first, cheap and in a stable order, then their text."""
+"""Where documents come from: a list of files, quick to make and always in the same order."""
 
 from __future__ import annotations
 
@@ -137,12 +137,13 @@ def _add_package(
     listing: Listing, package: importlib.metadata.Distribution, source: Source
 ) -> bool:
     """Add the text files of a package up to the byte limit; False when none may be used."""
+    name, version = package.name, package.version  # each look parses the metadata again
     terms = licence(package.metadata)
     paths = [PurePosixPath(path) for path in package.files or []]
     paths = [path for path in paths if path.suffix in TEXT_SUFFIXES and _is_own(path)]
     if not is_permissive(terms):
         listing.dropped["licence"] += len(paths)
-        listing.skipped_packages[f"{package.name} {package.version}"] = terms
+        listing.skipped_packages[f"{name} {version}"] = terms
         return False
     room = source.max_package_bytes
     added = False
@@ -155,7 +156,7 @@ def _add_package(
             listing.dropped["package_limit"] += 1
         else:
             file = Path(str(package.locate_file(str(path))))
-            room -= _add(listing, file, "package", str(path), terms, package.name, package.version)
+            room -= _add(listing, file, "package", str(path), terms, name, version)
             added = True
     return added
 

@@ -1,4 +1,4 @@
-"""Train or validation, by cluster of near-duplicates: a pure function of the contents and a seed."""
+"""Train or validation, by cluster of near-duplicates: a function of contents and seed alone."""
 
 from __future__ import annotations
 

@@ -97,6 +97,7 @@ def _complete(data_dir: str, manifest: Manifest) -> bool:
 
 def _describe(manifest: Manifest) -> str:
     return ", ".join(
-        f"{name} {summary.tokens:,} tokens ({summary.bytes / max(summary.tokens or 1, 1):.2f} bytes/token)"
+        f"{name} {tokens:,} tokens ({summary.bytes / max(tokens, 1):.2f} bytes/token)"
         for name, summary in manifest.splits.items()
+        if (tokens := summary.tokens) is not None
     )

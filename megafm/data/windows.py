@@ -36,8 +36,8 @@ class TokenWindows:
             )
         if not 1 <= seq_len < tokens:
             raise ValueError(
-                f"train.seq_len={seq_len}: {self.dataset.bin_path} has {tokens} tokens and a window "
-                f"takes train.seq_len + 1; set train.seq_len={min(max(seq_len, 1), tokens - 1)} or less"
+                f"train.seq_len={seq_len}: {self.dataset.bin_path} has {tokens} tokens, "
+                f"a window takes train.seq_len + 1; set train.seq_len={tokens - 1} or less, at least 1"
             )
         self.windows_per_epoch = (tokens - 1) // seq_len
 

@@ -23,7 +23,8 @@ class TokenizerTraining:
     def __post_init__(self) -> None:
         if self.max_bytes < 1:
             raise ValueError(
-                f"tokenizer.max_bytes={self.max_bytes}: must be positive; set tokenizer.max_bytes=20000000"
+                f"tokenizer.max_bytes={self.max_bytes}: must be positive; "
+                "set tokenizer.max_bytes=20000000"
             )
 
 
@@ -42,7 +43,7 @@ def train_tokenizer(config: TokenizerJob, say: Callable[[str], None] = print) ->
     texts = sample(config.data.dir, manifest.splits["train"].bytes, settings.max_bytes)
     tokenizer = train(texts, settings.vocab_size)
     tokenizer.save(settings.dir)
-    documents = [document for document in read_documents(config.data.dir, "validation")]
+    documents = list(read_documents(config.data.dir, "validation"))
     tokens = sum(map(len, tokenizer.encode_batch([document.text for document in documents])))
     packed = sum(document.num_bytes for document in documents) / max(tokens, 1)
     say(

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from megafm.model import ModelConfig, RopeScaling, build, from_hf, hf, to_hf
-from megafm.model.hf import from_hf_config, their_name, to_hf_config
+from megafm.model.hf import their_name
+from megafm.model.hf_config import from_hf_config, to_hf_config
 
 transformers = pytest.importorskip("transformers", reason="pip install 'megafm[hf]'")
 
@@ -134,19 +135,18 @@ def test_repeated_tied_head_is_accepted(tmp_path):
 
 
 def test_tokenizer_travels_with_the_model(tmp_path):
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from megafm import tokenizer
 
-    tokenizer = Tokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.add_special_tokens(["<|endoftext|>"])
-    (tmp_path / "tokenizer").mkdir()
-    tokenizer.save(str(tmp_path / "tokenizer" / "tokenizer.json"))
-    to_hf(random_model(SMALL), tmp_path / "hf", tmp_path / "tokenizer")
+    words = tokenizer.train(iter(["def f(x):\n    return x\n"]), 257)
+    words.save(tmp_path / "tokenizer")
+    config = dataclasses.replace(SMALL, vocab_size=257)
+    to_hf(random_model(config), tmp_path / "hf", tmp_path / "tokenizer")
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
-    assert theirs("abba").input_ids == [0, 1, 1, 0]
-    assert theirs.eos_token_id == 2
-    assert transformers.GenerationConfig.from_pretrained(tmp_path / "hf").eos_token_id == 2
-    assert load_theirs(tmp_path / "hf").config.eos_token_id == 2
+    assert theirs("def f").input_ids == words.encode("def f")
+    assert theirs.eos_token_id == words.eod_id
+    generation = transformers.GenerationConfig.from_pretrained(tmp_path / "hf")
+    assert generation.eos_token_id == words.eod_id
+    assert load_theirs(tmp_path / "hf").config.eos_token_id == words.eod_id
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import runpy
 import sys
 
@@ -28,8 +29,18 @@ def main() -> None:
         print(f"megafm {megafm.__version__}")
         return
     name = arguments[0]
+    if name in ("completion", "__complete"):
+        from megafm import completion  # only here: it takes Hydra to answer
+
+        if name == "__complete":
+            print("\n".join(completion.complete(" ".join(arguments[1:]), JOBS)))
+        else:
+            completion.run(arguments[1:])
+        return
     if name not in JOBS:
-        print(f"megafm: error: unknown job {name!r}; jobs: {' '.join(JOBS)}", file=sys.stderr)
+        near = difflib.get_close_matches(name, JOBS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"jobs: {' '.join(JOBS)}"
+        print(f"megafm: error: unknown job {name!r}; {hint}", file=sys.stderr)
         sys.exit(2)
     sys.argv = [f"megafm {name}", *arguments[1:]]
     runpy.run_module(f"megafm.{name}", run_name="__main__", alter_sys=True)
@@ -43,7 +54,8 @@ def usage() -> str:
         f"usage: megafm JOB [key=value ...]\n\njobs:\n{jobs}\n\n"
         "megafm JOB --help      the job's config groups and keys\n"
         "megafm JOB --cfg job   the config it would run with\n"
-        "megafm JOB --multirun key=a,b   a sweep, one run folder each"
+        "megafm JOB --multirun key=a,b   a sweep, one run folder each\n"
+        "source <(megafm completion bash)   tab completion"
     )
 
 

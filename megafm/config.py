@@ -29,7 +29,7 @@ import pydantic
 import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -65,6 +65,7 @@ def job(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
             with one_line_errors(schema):
                 app(run)()
 
+        main.schema = schema  # type: ignore[attr-defined]  # tab completion asks for it
         return main
 
     return decorate
@@ -136,6 +137,9 @@ class one_line_errors:
             return False
         if isinstance(error, HydraException | omegaconf.errors.OmegaConfBaseException):
             message = _explain(error, self.schema)
+        elif isinstance(error, BrokenPipeError):  # `megafm train --help | head`: not a mistake
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)  # 128 + SIGPIPE, as of any program in a pipe
         elif isinstance(error, ValueError | OSError):
             message = str(error)
         elif isinstance(error, KeyboardInterrupt):
@@ -179,16 +183,26 @@ def _unknown_keys(schema: type, values: Mapping[str, Any], prefix: str = "") -> 
 def _unknown_key_message(key: str, known: list[str]) -> str:
     leaf = key.rpartition(".")[2]
     same_leaf = [name for name in known if name.rpartition(".")[2] == leaf]
-    nearest = same_leaf or difflib.get_close_matches(key, known, n=3, cutoff=0.6)
+    sections = {name[:dot] for name in known for dot, c in enumerate(name) if c == "."}
+    nearest = same_leaf or difflib.get_close_matches(key, [*known, *sections], n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(nearest)}?" if nearest else "--cfg job prints every key"
     return f"unknown config key {key!r}: {hint}"
 
 
 def _explain(error: Exception, schema: type | None) -> str:
     """One line for a failure of Hydra or OmegaConf."""
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        near = difflib.get_close_matches(option, error.options, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"set one of {', '.join(error.options)}"
+        return f"{group}={option}: no such option; {hint}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} is not an override: give key=value, --cfg job prints every key"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines)
     if schema is not None and "Could not override '" in text:
         key = text.split("Could not override '")[1].split("'")[0]
         return _unknown_key_message(key, [name for name, _ in _fields(schema)])
+    if "Config group override must be" in text:
+        return f"{text}; a preset is set by its name, for example model=tiny"
     return text

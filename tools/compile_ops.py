@@ -1,8 +1,8 @@
 """Compile csrc/ into the op library `megafm/_ops.so`, rebuilding only what changed.
 
-The library is a plain shared library on the LibTorch stable ABI: it holds no Python symbol and
-names no torch library, its undefined symbols are resolved by the torch that loads it. So one
-binary serves every Python >= 3.11 and every torch >= 2.11, and compiling it needs torch's headers
+The library is a plain shared library on the LibTorch stable ABI: it holds no Python symbol, and of
+torch it names only libtorch_cpu.so, which the torch that loads it has in memory. So one binary
+serves every Python >= 3.11 and every torch >= 2.11, and compiling it needs torch's headers
 alone (torch is never imported here).
 
 `csrc/**/*.kernel.cpp` hold the loops and include no torch header; each is compiled once per
@@ -151,10 +151,8 @@ def sources() -> list[Path]:
 
 
 def _units(folder: Path, extra: list[str]) -> list[Unit]:
-    torch_spec = importlib.util.find_spec("torch")
-    assert torch_spec is not None and torch_spec.origin is not None
     # -isystem: torch's own warnings are not ours to fix.
-    includes = ["-isystem", str(Path(torch_spec.origin).parent / "include")]
+    includes = ["-isystem", str(_torch_folder() / "include")]
     includes += ["-I", str(ROOT / "csrc")]
     base = [compiler() or "", *COMMON_FLAGS, *extra]
     folder.mkdir(parents=True, exist_ok=True)
@@ -168,6 +166,12 @@ def _units(folder: Path, extra: list[str]) -> list[Unit]:
         else:
             units.append(Unit(source, folder / f"{stem}.o", [*base, *includes]))
     return units
+
+
+def _torch_folder() -> Path:
+    spec = importlib.util.find_spec("torch")
+    assert spec is not None and spec.origin is not None  # why_not() looked
+    return Path(spec.origin).parent
 
 
 def _up_to_date(unit: Unit) -> bool:
@@ -204,7 +208,8 @@ def _link(objects: list[Path], out: Path, extra: list[str]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(f"{out.name}.{os.getpid()}")
     command = [compiler() or "", *extra, "-shared", "-Wl,-O1", "-o", str(unfinished)]
-    run = subprocess.run([*command, *map(str, objects)], capture_output=True, text=True)
+    command += [*map(str, objects), f"-L{_torch_folder() / 'lib'}", "-ltorch_cpu"]
+    run = subprocess.run(command, capture_output=True, text=True)
     sys.stderr.write(run.stderr)
     if run.returncode != 0:
         unfinished.unlink(missing_ok=True)

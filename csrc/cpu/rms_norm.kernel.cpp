@@ -1,0 +1,94 @@
+// RMSNorm, the loops: compiled once per instruction set (isa.h), vectorised by the compiler.
+//
+// Forward moves 8 bytes per fp32 element (16 with a residual), backward 12: a row is read from
+// memory once and stays in the first-level cache for its second pass.
+
+#include "cpu/rms_norm.h"
+
+namespace megafm::cpu::MEGAFM_ISA {
+
+template <typename T, typename W>
+void norm_forward(const NormForward<T>& at, const W* weight, int64_t begin, int64_t end) {
+  const int64_t dim = at.dim;
+  for (int64_t row = begin; row < end; ++row) {
+    const T* x = at.x + row * dim;
+    T* y = at.y + row * dim;
+    float squares = 0;
+    if (at.residual != nullptr) {
+      const T* residual = at.residual + row * dim;
+      T* total = at.total + row * dim;
+#pragma omp simd reduction(+ : squares)
+      for (int64_t i = 0; i < dim; ++i) {
+        store(total[i], load(x[i]) + load(residual[i]));
+        const float rounded = load(total[i]);
+        squares += rounded * rounded;
+      }
+      x = total;
+    } else {
+#pragma omp simd reduction(+ : squares)
+      for (int64_t i = 0; i < dim; ++i) {
+        squares += load(x[i]) * load(x[i]);
+      }
+    }
+    const float rstd = 1 / __builtin_sqrtf(squares / static_cast<float>(dim) + at.eps);
+    at.rstd[row] = rstd;
+#pragma omp simd
+    for (int64_t i = 0; i < dim; ++i) {
+      store(y[i], load(x[i]) * rstd * load(weight[i]));
+    }
+  }
+}
+
+// With n = x * rstd and g = d_y * weight:
+//   d_x = rstd * (g - n * mean(g * n)) + d_total,   d_weight = sum over rows of d_y * n
+template <typename T, typename W>
+void norm_backward(const NormBackward<T>& at, const W* weight, int64_t begin, int64_t end) {
+  const int64_t dim = at.dim;
+  float* d_weight = at.d_weight;
+  for (int64_t row = begin; row < end; ++row) {
+    const T* d_y = at.d_y + row * dim;
+    const T* x = at.x + row * dim;
+    T* d_x = at.d_x + row * dim;
+    const float rstd = at.rstd[row];
+    float dot = 0;
+#pragma omp simd reduction(+ : dot)
+    for (int64_t i = 0; i < dim; ++i) {
+      dot += load(d_y[i]) * load(weight[i]) * load(x[i]);
+    }
+    const float along_x = dot * rstd * rstd * rstd / static_cast<float>(dim);
+    const T* d_total = at.d_total == nullptr ? nullptr : at.d_total + row * dim;
+#pragma omp simd
+    for (int64_t i = 0; i < dim; ++i) {
+      const float g = load(d_y[i]);
+      const float own = g * load(weight[i]) * rstd - load(x[i]) * along_x;
+      d_weight[i] += g * load(x[i]) * rstd;
+      store(d_x[i], d_total == nullptr ? own : own + load(d_total[i]));
+    }
+  }
+}
+
+template <typename W>
+void sum_rows(float* partial, int64_t rows, int64_t dim, W* out) {
+  for (int64_t row = 1; row < rows; ++row) {
+    const float* addend = partial + row * dim;
+#pragma omp simd
+    for (int64_t i = 0; i < dim; ++i) {
+      partial[i] += addend[i];
+    }
+  }
+#pragma omp simd
+  for (int64_t i = 0; i < dim; ++i) {
+    store(out[i], partial[i]);
+  }
+}
+
+#define MEGAFM_INSTANTIATE(T, W)                                                 \
+  template void norm_forward(const NormForward<T>&, const W*, int64_t, int64_t); \
+  template void norm_backward(const NormBackward<T>&, const W*, int64_t, int64_t);
+MEGAFM_INSTANTIATE(float, float)
+MEGAFM_INSTANTIATE(bf16, bf16)
+MEGAFM_INSTANTIATE(bf16, float)
+template void sum_rows(float*, int64_t, int64_t, float*);
+template void sum_rows(float*, int64_t, int64_t, bf16*);
+
+}  // namespace megafm::cpu::MEGAFM_ISA

@@ -1,0 +1,16 @@
+// Every op's schema, one line each. Kernels register themselves beside their code, per device;
+// shapes for tracing and derivatives are in megafm/ops/cpp.
+
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(megafm, m) {
+  m.def("rms_norm(Tensor x, Tensor weight, float eps) -> (Tensor y, Tensor rstd)");
+  m.def("add_rms_norm(Tensor x, Tensor residual, Tensor weight, float eps)"
+        " -> (Tensor y, Tensor total, Tensor rstd)");
+  m.def("rms_norm_backward(Tensor d_y, Tensor? d_total, Tensor x, Tensor weight, Tensor rstd)"
+        " -> (Tensor d_x, Tensor d_weight)");
+
+  m.def("cpu_isa() -> str");        // the instruction set that CPU kernels run on
+  m.def("cpu_isas() -> str");       // those compiled in that this CPU has, comma separated
+  m.def("set_cpu_isa(str name) -> ()");
+}

@@ -135,12 +135,12 @@ class one_line_errors:
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
         if os.environ.get(SHOW_TRACEBACK) == "1" or error is None:
             return False
-        if isinstance(error, HydraException | omegaconf.errors.OmegaConfBaseException):
+        if isinstance(error, HydraException | omegaconf.errors.OmegaConfBaseException | ValueError):
             message = _explain(error, self.schema)
         elif isinstance(error, BrokenPipeError):  # `megafm train --help | head`: not a mistake
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(141)  # 128 + SIGPIPE, as of any program in a pipe
-        elif isinstance(error, ValueError | OSError):
+        elif isinstance(error, OSError):
             message = str(error)
         elif isinstance(error, KeyboardInterrupt):
             message = "interrupted"
@@ -190,7 +190,7 @@ def _unknown_key_message(key: str, known: list[str]) -> str:
 
 
 def _explain(error: Exception, schema: type | None) -> str:
-    """One line for a failure of Hydra or OmegaConf."""
+    """One line for a ValueError of ours or a failure of Hydra or OmegaConf."""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         near = difflib.get_close_matches(option, error.options, n=1, cutoff=0.5)

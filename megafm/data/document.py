@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,6 +71,26 @@ def write_documents(data_dir: str | Path, split: str, documents: Iterable[Docume
         for document in documents:
             line = json.dumps(dataclasses.asdict(document), ensure_ascii=False)
             out.write(line.encode() + b"\n")
+
+
+@contextmanager
+def staging(data_dir: str | Path) -> Iterator[Path]:
+    """A folder to build new files of a data folder in; gone afterwards, however it ends."""
+    stage = Path(data_dir) / ".partial"
+    try:
+        stage.mkdir(parents=True, exist_ok=True)
+        yield stage
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def publish(stage: Path, data_dir: str | Path) -> None:
+    """Move what was built into place, the manifest last: it vouches for the others."""
+    files = [path for path in stage.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: (path.name == "manifest.json", path)):
+        target = Path(data_dir) / path.relative_to(stage)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
 
 
 @contextmanager

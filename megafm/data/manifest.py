@@ -74,6 +74,11 @@ class Manifest:
         with atomic_open(manifest_path(data_dir)) as out:
             out.write(text.encode() + b"\n")
 
+    @property
+    def tokens(self) -> dict[str, int]:
+        """Tokens of each split; empty before action=tokenize."""
+        return {n: s.tokens for n, s in self.splits.items() if s.tokens is not None}
+
     def with_tokens(self, tokens: dict[str, int], tokenizer_hash: str) -> Manifest:
         splits = {
             name: dataclasses.replace(summary, tokens=tokens[name])

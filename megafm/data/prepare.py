@@ -15,7 +15,14 @@ from rich.progress import track
 from megafm.config import config_hash
 from megafm.data import near_duplicates, read, split, steps
 from megafm.data.config import DataJob, NearDuplicates, Source
-from megafm.data.document import SPLITS, Document, documents_path, write_documents
+from megafm.data.document import (
+    SPLITS,
+    Document,
+    documents_path,
+    publish,
+    staging,
+    write_documents,
+)
 from megafm.data.indexed import shard_paths
 from megafm.data.manifest import (
     Manifest,
@@ -121,19 +128,20 @@ def deduplicate(
 def _save(
     folder: str, manifest: Manifest, splits: dict[str, list[Document]], before: Manifest | None
 ) -> None:
-    if before is not None and before.snapshot_id == manifest.snapshot_id:
-        tokens = {name: summary.tokens for name, summary in before.splits.items()}
-        if before.tokenizer_hash is not None:
-            counts = {name: count for name, count in tokens.items() if count is not None}
-            manifest = manifest.with_tokens(counts, before.tokenizer_hash)
-    else:  # the shards are of other documents
-        manifest_path(folder).unlink(missing_ok=True)
+    """Replace the folder's contents once all of the new ones are on the disk."""
+    same = before is not None and before.snapshot_id == manifest.snapshot_id
+    if same and before is not None and before.tokenizer_hash is not None:
+        manifest = manifest.with_tokens(before.tokens, before.tokenizer_hash)
+    with staging(folder) as stage:
         for name in SPLITS:
-            for path in shard_paths(Path(folder) / name):
-                path.unlink(missing_ok=True)
-    for name in SPLITS:
-        write_documents(folder, name, splits[name])
-    manifest.save(folder)
+            write_documents(stage, name, splits[name])
+        manifest.save(stage)
+        if not same:  # the shards are of other documents
+            manifest_path(folder).unlink(missing_ok=True)
+            for name in SPLITS:
+                for path in shard_paths(Path(folder) / name):
+                    path.unlink(missing_ok=True)
+        publish(stage, folder)
 
 
 def _rules(job: DataJob) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from megafm.data.document import SPLITS, Document, read_documents
+from megafm.data.document import SPLITS, Document, publish, read_documents, staging
 from megafm.data.indexed import IndexedDataset, IndexedDatasetWriter, token_dtype
 from megafm.data.manifest import Manifest
 from megafm.tokenizer import Tokenizer
@@ -30,10 +30,16 @@ def tokenize(data_dir: str, tokenizer: Tokenizer, say: Callable[[str], None] = p
     if manifest.tokenizer_hash == tokenizer.hash and _complete(data_dir, manifest):
         say(f"{data_dir}: up to date, {_describe(manifest)}")
         return manifest
-    manifest.without_tokens().save(data_dir)  # nothing vouches for shards that are half new
-    tokens = {name: _write_shard(data_dir, name, tokenizer, manifest) for name in SPLITS}
-    manifest = manifest.with_tokens(tokens, tokenizer.hash)
-    manifest.save(data_dir)
+    with staging(data_dir) as stage:
+        tokens = {}
+        for name in SPLITS:
+            documents = list(read_documents(data_dir, name))
+            tokens[name] = _write_shard(stage / name, documents, tokenizer)
+        tokenized = manifest.with_tokens(tokens, tokenizer.hash)
+        tokenized.save(stage)
+        manifest.without_tokens().save(data_dir)  # nothing vouches for shards that are half new
+        publish(stage, data_dir)
+    manifest = tokenized
     say(f"{data_dir}: {_describe(manifest)}")
     return manifest
 
@@ -56,16 +62,17 @@ def check_tokenizer(data_dir: str, tokenizer: Tokenizer) -> Manifest:
     return manifest
 
 
-def _write_shard(data_dir: str, split: str, tokenizer: Tokenizer, manifest: Manifest) -> int:
-    documents = list(read_documents(data_dir, split))
-    if split == "train":
+def _write_shard(prefix: Path, documents: list[Document], tokenizer: Tokenizer) -> int:
+    if prefix.name == "train":
         documents.sort(key=lambda document: hashlib.sha256(document.id.encode()).digest())
     console = Console(stderr=True)
     with (
         Progress(console=console, disable=not console.is_terminal) as progress,
-        IndexedDatasetWriter(Path(data_dir) / split, token_dtype(tokenizer.vocab_size)) as writer,
+        IndexedDatasetWriter(prefix, token_dtype(tokenizer.vocab_size)) as writer,
     ):
-        task = progress.add_task(f"tokenizing {split}", total=manifest.splits[split].bytes)
+        task = progress.add_task(
+            f"tokenizing {prefix.name}", total=sum(d.num_bytes for d in documents)
+        )
         for batch in _batches(documents):
             for ids in tokenizer.encode_batch([document.text for document in batch]):
                 writer.add_document([*ids, tokenizer.eod_id])
@@ -92,12 +99,11 @@ def _complete(data_dir: str, manifest: Manifest) -> bool:
         shards = {name: IndexedDataset(Path(data_dir) / name) for name in SPLITS}
     except ValueError:
         return False
-    return all(shard.num_tokens == manifest.splits[name].tokens for name, shard in shards.items())
+    return manifest.tokens == {name: shard.num_tokens for name, shard in shards.items()}
 
 
 def _describe(manifest: Manifest) -> str:
     return ", ".join(
-        f"{name} {tokens:,} tokens ({summary.bytes / max(tokens, 1):.2f} bytes/token)"
-        for name, summary in manifest.splits.items()
-        if (tokens := summary.tokens) is not None
+        f"{name} {tokens:,} tokens ({manifest.splits[name].bytes / max(tokens, 1):.2f} bytes/token)"
+        for name, tokens in manifest.tokens.items()
     )

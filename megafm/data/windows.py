@@ -37,7 +37,7 @@ class TokenWindows:
         if not 1 <= seq_len < tokens:
             raise ValueError(
                 f"train.seq_len={seq_len}: {self.dataset.bin_path} has {tokens} tokens, "
-                f"a window takes train.seq_len + 1; set train.seq_len={tokens - 1} or less, at least 1"
+                f"a window takes train.seq_len + 1; set train.seq_len={tokens - 1} or less"
             )
         self.windows_per_epoch = (tokens - 1) // seq_len
 

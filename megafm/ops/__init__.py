@@ -8,7 +8,7 @@ from megafm.ops.adamw import AdamW
 from megafm.ops.attention import attention
 from megafm.ops.cross_entropy import cross_entropy
 from megafm.ops.linear_cross_entropy import linear_cross_entropy
-from megafm.ops.registry import OpsConfig, backends, configure, load_environment, use
+from megafm.ops.registry import OpBackends, OpsConfig, backends, configure, load_environment, use
 from megafm.ops.rms_norm import rms_norm
 from megafm.ops.rope import RopeScaling, apply_rope, rope_cache
 from megafm.ops.swiglu import swiglu
@@ -17,6 +17,7 @@ load_environment()
 
 __all__ = [
     "AdamW",
+    "OpBackends",
     "OpsConfig",
     "RopeScaling",
     "apply_rope",

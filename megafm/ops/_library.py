@@ -34,6 +34,16 @@ def library_missing() -> str | None:
     return None
 
 
+def is_stale() -> bool:
+    """Whether, in a checkout, a C++ source is newer than the library."""
+    path = library_path()
+    csrc = Path(__file__).parents[2] / "csrc"
+    if path is None:
+        return False
+    built = path.stat().st_mtime
+    return any(source.stat().st_mtime > built for source in csrc.rglob("*.[ch]*"))
+
+
 def instruction_sets() -> tuple[str, list[str]]:
     """The instruction set that the CPU kernels run on here, and all that were compiled in."""
     return torch.ops.megafm.cpu_isa(), torch.ops.megafm.cpu_isas().split(",")

@@ -38,7 +38,7 @@ def attention(
 
     Args:
         q: (batch, seq_q, heads, head_dim).
-        k, v: (batch, seq_k, kv_heads, head_dim of each); heads is a multiple of kv_heads, query head
+        k, v: (batch, seq_k, kv_heads, head_dim of each); heads is a multiple of kv_heads, head
             h reads kv head h // (heads // kv_heads).
         causal: the last query sees the last key (bottom-right), so decoding with a KV cache
             needs no mask of its own. A query that sees no key gives zeros.

@@ -33,7 +33,7 @@ BACKENDS = (
 # The order in which `auto` tries backends. Measured with benchmarks/ops; reference always ends it.
 AUTO: dict[str, dict[str, tuple[str, ...]]] = {
     "attention": {"cpu": ("sdpa",), "cuda": ("sdpa",)},
-    "rms_norm": {"cpu": ("cpu",), "cuda": ("torch",)},
+    "rms_norm": {"cpu": ("cpu", "torch"), "cuda": ("torch",)},
     "rope": {},
     "swiglu": {},
     "cross_entropy": {},
@@ -72,6 +72,7 @@ class Backend:
 _table: dict[str, dict[str, Backend]] = {}
 _requests: dict[str, str] = {}  # op -> backend asked for; an absent op is on auto
 _environment_error: str | None = None
+_announced: set[str | None] = set()
 
 
 def register(op: str, backend: str, implementation: Backend) -> None:
@@ -119,13 +120,11 @@ def _probe(op: str, backend: str) -> str | None:
 
 @torch.compiler.assume_constant_result
 def announce_fix(op: str, backend: str) -> None:
-    _announce_once(_table[op][backend].fix, f"{op} on {backend}", why_not(op, backend))
-
-
-@functools.cache
-def _announce_once(fix: str | None, what: str, reason: str | None) -> None:
-    if fix is not None:
-        warnings.warn(f"megafm.ops: no {what}: {reason}; to fix: {fix}", stacklevel=2)
+    """Warn, once per reason, that `auto` passes over a backend which the user could install."""
+    fix, reason = _table[op][backend].fix, why_not(op, backend)
+    if fix is not None and reason not in _announced:
+        _announced.add(reason)
+        warnings.warn(f"megafm: {reason}, so {op} runs slower; to fix: {fix}", stacklevel=4)
 
 
 @contextmanager
@@ -185,11 +184,13 @@ class OpBackends:
     Attributes:
         pick: per device type, what `auto` takes first.
         why_not: backend -> None if it can run here, else the reason.
+        absent: the backends that megafm has no version of this op for.
         fix: backend -> what to run to make it available, where that is known.
     """
 
     pick: dict[str, str]
     why_not: dict[str, str | None]
+    absent: tuple[str, ...]
     fix: dict[str, str]
 
 
@@ -204,7 +205,9 @@ def backends() -> dict[str, OpBackends]:
 def _describe(op: str, devices: tuple[str, ...]) -> OpBackends:
     reasons = {name: why_not(op, name) for name in BACKENDS}
     fixes = {name: b.fix for name, b in _table[op].items() if b.fix and reasons[name]}
-    return OpBackends({d: _first_choice(op, d, reasons) for d in devices}, reasons, fixes)
+    pick = {device: _first_choice(op, device, reasons) for device in devices}
+    absent = tuple(name for name in BACKENDS if name not in _table[op])
+    return OpBackends(pick, reasons, absent, fixes)
 
 
 def _first_choice(op: str, device: str, reasons: Mapping[str, str | None]) -> str:

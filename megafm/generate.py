@@ -82,6 +82,7 @@ def generate_samples(config: GenerateJob) -> list[dict[str, Any]]:
     if device.type == "cpu":
         set_up_cpu()
     loaded = load_run(config.run, device)
+    _warn_beyond_training(loaded, len(loaded.tokenizer.encode(prompt)) + config.max_new_tokens)
     for seed in range(config.seed, config.seed + config.num_samples):
         text = _stream_one(loaded, prompt, sampling, config.max_new_tokens, seed)
         settings = {
@@ -140,6 +141,16 @@ def _read_prompt(config: GenerateJob) -> str:
         return Path(config.prompt_file).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"prompt_file={config.prompt_file}: not UTF-8 text ({error})") from error
+
+
+def _warn_beyond_training(loaded: LoadedRun, tokens: int) -> None:
+    trained = loaded.info.seq_len
+    if 0 < trained < tokens:
+        print(
+            f"megafm: prompt and new tokens may reach {tokens}, the model was trained on {trained} "
+            "at a time: expect worse text beyond",
+            file=sys.stderr,
+        )
 
 
 def _stream_one(

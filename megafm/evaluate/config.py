@@ -36,4 +36,4 @@ class EvaluateJob:
         for name in ("seq_len", "stride", "batch_tokens", "ngram_order"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: must be at least 1; leave it out for the default")
+                raise ValueError(f"{name}={value}: must be at least 1; leave it out")

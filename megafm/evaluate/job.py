@@ -1,4 +1,4 @@
-"""The job: score the validation split, measure the baselines, write evaluation.json, show a table."""
+"""The job: score the validation split, measure the baselines, write evaluation.json."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def score_model(
     expected = manifest.splits["validation"].bytes
     if num_bytes != expected:
         raise ValueError(
-            f"data.dir={config.data.dir}: the validation shard stands for {num_bytes} bytes of text, "
+            f"data.dir={config.data.dir}: the validation shard stands for {num_bytes} bytes, "
             f"the manifest says {expected}; run megafm data action=tokenize again"
         )
     precision = resolve_precision(config.precision, device)
@@ -118,7 +118,7 @@ def score_model(
 
 def validation_documents(data_dir: str | Path, loaded: LoadedRun) -> list[np.ndarray]:
     """Token ids (n,) of each validation document without the end of document, memory-mapped."""
-    check_tokenizer(data_dir, loaded.tokenizer)
+    check_tokenizer(str(data_dir), loaded.tokenizer)
     shard = IndexedDataset(Path(data_dir) / "validation")
     eod_id = loaded.tokenizer.eod_id
     documents = [shard[index] for index in range(len(shard))]
@@ -139,14 +139,16 @@ def show(result: dict[str, Any], console: Console) -> None:
     console.print(table)
     console.print(
         f"loss {model['loss']:.4f} nats per token, perplexity {model['perplexity']:.2f}, "
-        f"{model['tokens']:,} tokens of {model['documents']:,} documents in {model['seconds']:.0f} s",
+        f"{model['tokens']:,} tokens of {model['documents']:,} documents, {model['seconds']:.0f} s",
         highlight=False,
+        soft_wrap=True,
     )
     if result["trained_on"] not in (None, result["snapshot_id"]):
         console.print(
             f"the model was trained on snapshot {result['trained_on'][:12]}, this is "
             f"{result['snapshot_id'][:12]}: training may have seen this text",
             highlight=False,
+            soft_wrap=True,
         )
 
 

@@ -63,9 +63,7 @@ def test_the_end_of_document_stops_and_is_not_yielded(model: Decoder) -> None:
 
 def test_rows_beyond_the_tokenizer_are_never_drawn(model: Decoder) -> None:
     hot = Sampling(temperature=100, top_p=1)
-    tokens = generate(
-        model, [], eod_id=EOD, max_new_tokens=60, sampling=hot, vocab_size=3, seed=1
-    )
+    tokens = generate(model, [], eod_id=EOD, max_new_tokens=60, sampling=hot, vocab_size=3, seed=1)
     assert set(tokens) <= {1, 2}
 
 

@@ -3,7 +3,7 @@
 from megafm.data.document import Document, read_documents
 from megafm.data.indexed import IndexedDataset, IndexedDatasetWriter
 from megafm.data.manifest import Manifest
-from megafm.data.tokenize import check_tokenizer, tokenize
+from megafm.data.tokenization import check_tokenizer, tokenize
 from megafm.data.windows import TokenWindows
 
 __all__ = [

@@ -6,7 +6,7 @@ from megafm.config import job
 from megafm.data.config import DataJob
 from megafm.data.inspection import inspect
 from megafm.data.prepare import prepare
-from megafm.data.tokenize import tokenize
+from megafm.data.tokenization import tokenize
 from megafm.tokenizer import Tokenizer
 
 

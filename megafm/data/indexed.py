@@ -68,7 +68,8 @@ class IndexedDataset:
         expected = int(self.lengths.sum(dtype=np.int64)) * self.dtype.itemsize
         actual = self.bin_path.stat().st_size
         if actual != expected:
-            self._fail(self.bin_path, f"truncated, expected {expected} bytes, found {actual}")
+            how = "truncated" if actual < expected else "too long"
+            self._fail(self.bin_path, f"{how}, expected {expected} bytes, found {actual}")
         empty = np.zeros(0, self.dtype)  # an empty file cannot be mapped
         self.tokens = np.memmap(self.bin_path, self.dtype, "r") if actual else empty
 

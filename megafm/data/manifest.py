@@ -65,8 +65,8 @@ class Manifest:
         if not path.is_file():
             raise ValueError(f"data.dir={data_dir}: no manifest.json there; {remedy}")
         try:
-            return from_dict(cls, json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
+            return from_dict(cls, dict(json.loads(path.read_text(encoding="utf-8"))))
+        except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: not a manifest ({error}); {remedy}") from error
 
     def save(self, data_dir: str | Path) -> None:

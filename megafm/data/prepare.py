@@ -75,7 +75,7 @@ def prepare(job: DataJob, say: Callable[[str], None] = print) -> Manifest:
         dropped=dict(sorted(dropped.items())),
         skipped_packages=listing.skipped_packages,
     )
-    _save(folder, manifest, splits, before)
+    manifest = _save(folder, manifest, splits, before)
     say(f"{folder}: {_describe(manifest)}; left out{_reasons(dropped)}")
     return manifest
 
@@ -127,7 +127,7 @@ def deduplicate(
 
 def _save(
     folder: str, manifest: Manifest, splits: dict[str, list[Document]], before: Manifest | None
-) -> None:
+) -> Manifest:
     """Replace the folder's contents once all of the new ones are on the disk."""
     same = before is not None and before.snapshot_id == manifest.snapshot_id
     if same and before is not None and before.tokenizer_hash is not None:
@@ -142,6 +142,7 @@ def _save(
                 for path in shard_paths(Path(folder) / name):
                     path.unlink(missing_ok=True)
         publish(stage, folder)
+    return manifest
 
 
 def _rules(job: DataJob) -> tuple[str, ...]:

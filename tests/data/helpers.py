@@ -10,7 +10,22 @@ from megafm.data.prepare import prepare
 from megafm.paths import DataDir
 from megafm.tokenizer import Tokenizer, train
 
-WORDS = ["load", "save", "parse", "render", "index", "token", "layer", "batch", "merge", "split", "queue", "cache", "graph", "kernel"]
+WORDS = [
+    "load",
+    "save",
+    "parse",
+    "render",
+    "index",
+    "token",
+    "layer",
+    "batch",
+    "merge",
+    "split",
+    "queue",
+    "cache",
+    "graph",
+    "kernel",
+]
 
 
 def document(name: str, text: str) -> Document:

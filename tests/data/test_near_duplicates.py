@@ -54,7 +54,9 @@ def test_signatures_estimate_the_jaccard_similarity() -> None:
 
 
 def test_pairs_over_the_threshold_are_found() -> None:
-    similar = [(i, j) for i in range(6) for j in range(i + 1, 6) if jaccard(TEXTS[i], TEXTS[j]) > 0.6]
+    similar = [
+        (i, j) for i in range(6) for j in range(i + 1, 6) if jaccard(TEXTS[i], TEXTS[j]) > 0.6
+    ]
     signature = near.signatures([near.shingles(text.encode()) for text in TEXTS])
     pairs = near.similar_pairs(signature, 0.45)
     assert similar

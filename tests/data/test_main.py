@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megafm.config import compose
+from megafm.data.config import DataJob
+from megafm.data.inspection import inspect
+from megafm.data.tokenization import tokenize
+from tests.data.helpers import data_folder, small_tokenizer, write_corpus
+
+
+def run(*overrides: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "megafm.data", *overrides], capture_output=True, text=True
+    )
+
+
+def test_prepare_from_the_command_line(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus")
+    done = run(f"data.dir={tmp_path}/data", "source=files", f"source.path={corpus}")
+    assert done.returncode == 0, done.stderr
+    assert "files of corpus: train 39 documents" in done.stdout
+    assert done.stderr == ""
+
+
+def test_a_mistake_is_one_line_and_a_failing_exit_code(tmp_path: Path) -> None:
+    done = run(f"data.dir={tmp_path}/data", "source=files", f"source.path={tmp_path}/missing")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("megafm: error: source.path=")
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["source.kind=web"], "source.kind='web'"),
+        (["source=files"], "source.path=null: source.kind=files reads a folder"),
+        (["source.max_line_bytes=0"], "source.max_line_bytes=0: must be positive"),
+        (["near_duplicates.remove_at=0.4"], "remove_at=0.4: need .* set cluster_at=0.5"),
+        (["split.max_validation_bytes=0"], "split.max_validation_bytes=0.*set split.validation"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        compose("data", DataJob, overrides)
+
+
+def test_packages_can_be_listed() -> None:
+    assert compose("data", DataJob, []).source.packages == "all"
+    job = compose("data", DataJob, ["source.packages=[numpy,torch]"])
+    assert job.source.packages == ("numpy", "torch")
+
+
+def test_inspect_shows_splits_sources_and_documents(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = data_folder(tmp_path)
+    inspect(str(folder))
+    shown = capsys.readouterr().out
+    for piece in ("files of corpus", "none yet: action=tokenize", "unspecified", "train program_"):
+        assert piece in shown
+    manifest = tokenize(str(folder), small_tokenizer(), say=lambda text: None)
+    inspect(str(folder))
+    assert f"{manifest.splits['train'].tokens:,}" in capsys.readouterr().out

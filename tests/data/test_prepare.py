@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from megafm.data import Document, Manifest, read_documents
+from megafm.data import prepare as prepare_module
+from megafm.data.config import DataJob, Source
+from megafm.data.prepare import prepare
+from megafm.paths import DataDir
+from tests.data.helpers import data_folder, files_job, program, write_corpus
+
+
+def silent(text: str) -> None:
+    pass
+
+
+def test_documents_manifest_and_splits_agree(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus")
+    manifest = prepare(files_job(corpus, tmp_path / "data"), silent)
+    assert Manifest.load(tmp_path / "data") == manifest
+    assert manifest.corpus == "files of corpus"
+    total = 0
+    for name, summary in manifest.splits.items():
+        documents = list(read_documents(tmp_path / "data", name))
+        assert len(documents) == summary.documents > 0
+        assert sum(d.num_bytes for d in documents) == summary.bytes
+        assert summary.tokens is None
+        assert [d.id for d in documents] == sorted(d.id for d in documents)
+        total += len(documents)
+    assert total == 40 == sum(row.documents for row in manifest.sources)
+
+
+def test_copies_are_counted_and_the_smallest_id_is_kept(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", 5)
+    (corpus / "z_copy.py").write_text(program(3))
+    (corpus / "a_near_copy.py").write_text(program(4) + "\nprint('one more line')\n")
+    (corpus / "blob.bin").write_bytes(b"\0" * 100)
+    (corpus / "latin.txt").write_bytes(b"caf\xe9")
+    (corpus / "nothing.py").touch()
+    manifest = prepare(files_job(corpus, tmp_path / "data"), silent)
+    assert manifest.dropped == {
+        "binary": 1,
+        "empty": 1,
+        "exact_duplicate": 1,
+        "near_duplicate": 1,
+        "undecodable": 1,
+    }
+    ids = {d.id for name in manifest.splits for d in read_documents(tmp_path / "data", name)}
+    assert ids == {"a_near_copy.py", *(f"program_{number:03}.py" for number in range(4))}
+
+
+def test_related_documents_go_to_one_split(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for number in range(20):
+        for half in (0, 1):  # two files that share two thirds of their text
+            text = program(number, 40) + program(1000 + 2 * number + half, 8)
+            (corpus / f"{number:02}_{half}.py").write_text(text)
+    manifest = prepare(files_job(corpus, tmp_path / "data", fraction=0.3), silent)
+    assert "near_duplicate" not in manifest.dropped
+    pairs = [d.id[:2] for d in read_documents(tmp_path / "data", "validation")]
+    assert pairs
+    assert all(pairs.count(number) == 2 for number in pairs)
+
+
+def test_the_snapshot_is_of_the_contents_not_the_place(tmp_path: Path) -> None:
+    one = prepare(files_job(write_corpus(tmp_path / "corpus"), tmp_path / "one"), silent)
+    elsewhere = shutil.copytree(tmp_path / "corpus", tmp_path / "far" / "corpus")
+    two = prepare(files_job(elsewhere, tmp_path / "two"), silent)
+    assert one.snapshot_id == two.snapshot_id
+    (elsewhere / "program_003.py").write_text(program(3) + "\n")
+    three = prepare(files_job(elsewhere, tmp_path / "two"), silent)
+    assert three.snapshot_id != one.snapshot_id
+    four = prepare(files_job(tmp_path / "corpus", tmp_path / "one", fraction=0.2), silent)
+    assert four.snapshot_id != one.snapshot_id
+
+
+def test_the_same_command_again_does_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = files_job(write_corpus(tmp_path / "corpus"), tmp_path / "data")
+    first = prepare(job, silent)
+    monkeypatch.setattr(prepare_module, "clean", lambda *_: pytest.fail("read again"))
+    said: list[str] = []
+    assert prepare(job, said.append) == first
+    assert "up to date" in said[0]
+
+
+def test_an_empty_corpus_names_the_folder_and_what_was_left_out(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    with pytest.raises(ValueError, match="source.path=.*no document to learn from"):
+        prepare(files_job(corpus, tmp_path / "data"), silent)
+    (corpus / "blob").write_bytes(b"\0")
+    (corpus / "line.txt").write_text("x" * 5_000_000)
+    with pytest.raises(ValueError, match="no document to learn from: 1 binary, 1 long_line"):
+        prepare(files_job(corpus, tmp_path / "data", max_document_bytes=10**7), silent)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_full_disk_leaves_the_old_folder_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = data_folder(tmp_path)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def full(data_dir: Path, split: str, documents: list[Document]) -> None:
+        raise OSError(28, "No space left on device", f"{split}.jsonl")
+
+    monkeypatch.setattr(prepare_module, "write_documents", full)
+    (tmp_path / "corpus" / "new.py").write_text(program(99))
+    with pytest.raises(OSError, match="No space left"):
+        prepare(files_job(tmp_path / "corpus", folder), silent)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_the_installation_gives_the_same_snapshot_twice(tmp_path: Path) -> None:
+    source = Source(packages=("rich",), max_document_bytes=20_000)
+    jobs = [DataJob(data=DataDir(str(tmp_path / name)), source=source) for name in "ab"]
+    one, two = (prepare(job, silent) for job in jobs)
+    assert one == two
+    assert {row.package for row in one.sources} == {"python", "rich"}
+    assert {row.licence for row in one.sources} == {"PSF-2.0", "MIT"}

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from megafm.data import IndexedDataset, Manifest, check_tokenizer, read_documents, tokenize
+from megafm.data.prepare import prepare
+from tests.data.helpers import data_folder, files_job, program, small_tokenizer
+
+TOKENIZER = small_tokenizer()
+
+
+def silent(text: str) -> None:
+    pass
+
+
+def test_shards_hold_every_document_closed_by_the_end_token(tmp_path: Path) -> None:
+    folder = data_folder(tmp_path)
+    manifest = tokenize(str(folder), TOKENIZER, silent)
+    for split in ("train", "validation"):
+        dataset = IndexedDataset(folder / split)
+        assert dataset.dtype == np.uint16
+        assert all(dataset[i][-1] == TOKENIZER.eod_id for i in range(len(dataset)))
+        decoded = [TOKENIZER.decode(dataset[i][:-1].tolist()) for i in range(len(dataset))]
+        texts = [document.text for document in read_documents(folder, split)]
+        assert sorted(decoded) == sorted(texts)
+        assert (decoded == texts) == (split == "validation")  # training order is scattered
+        assert manifest.splits[split].tokens == dataset.num_tokens
+        sizes = TOKENIZER.token_bytes()
+        assert sizes[dataset.tokens].sum() == manifest.splits[split].bytes
+    assert Manifest.load(folder) == manifest
+
+
+def test_the_same_command_again_does_nothing_and_a_lost_shard_comes_back(tmp_path: Path) -> None:
+    folder = data_folder(tmp_path)
+    said: list[str] = []
+    tokenize(str(folder), TOKENIZER, said.append)
+    before = (folder / "train.bin").read_bytes()
+    tokenize(str(folder), TOKENIZER, said.append)
+    assert "up to date" not in said[0]
+    assert "up to date" in said[1]
+    (folder / "train.bin").write_bytes(before[:-4])
+    tokenize(str(folder), TOKENIZER, silent)
+    assert (folder / "train.bin").read_bytes() == before
+
+
+def test_another_tokenizer_is_told_apart(tmp_path: Path) -> None:
+    folder = data_folder(tmp_path)
+    with pytest.raises(ValueError, match="not tokenized yet; run: megafm data action=tokenize"):
+        check_tokenizer(str(folder), TOKENIZER)
+    tokenize(str(folder), TOKENIZER, silent)
+    check_tokenizer(str(folder), TOKENIZER)
+    other = small_tokenizer(290)
+    message = f"{TOKENIZER.hash[:12]}, this one is {other.hash[:12]}; run: megafm data action=token"
+    with pytest.raises(ValueError, match=message):
+        check_tokenizer(str(folder), other)
+
+
+def test_a_full_disk_leaves_the_old_shards_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = data_folder(tmp_path)
+    tokenize(str(folder), TOKENIZER, silent)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def full(self: object, *sequences: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("megafm.data.tokenization.IndexedDatasetWriter.add_document", full)
+    with pytest.raises(OSError, match="No space left on device.*"):
+        tokenize(str(folder), small_tokenizer(290), silent)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_new_documents_take_the_old_shards_away(tmp_path: Path) -> None:
+    folder = data_folder(tmp_path)
+    tokenized = tokenize(str(folder), TOKENIZER, silent)
+    job = files_job(tmp_path / "corpus", folder)
+    (tmp_path / "corpus" / "program_000.py").touch()
+    assert prepare(job, silent).tokens == tokenized.tokens  # other times, same contents
+    (tmp_path / "corpus" / "new.py").write_text(program(99))
+    assert prepare(job, silent).tokenizer_hash is None
+    assert sorted(path.name for path in folder.iterdir()) == ["documents", "manifest.json"]
+    assert json.loads((folder / "manifest.json").read_text())["splits"]["train"]["tokens"] is None

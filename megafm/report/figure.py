@@ -23,6 +23,7 @@ def write_figure(record: RunRecord, path: Path) -> None:
         figure = Figure(figsize=(12, 4.5), dpi=100, layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2, width_ratios=[3, 2])
+        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
         for axes in (left, right):
             axes.set_axisbelow(True)
             axes.spines[["top", "right"]].set_visible(False)

@@ -83,10 +83,11 @@ def cards(record: RunRecord) -> str:
         found.append(("parameters", si(num_parameters(shape))))
     if record.training:
         last = record.training[-1]
-        steps = record.config.get("train", {}).get("steps", "?")
+        steps = record.config.get("train", {}).get("steps", last["step"])
+        more = last["step"] < steps
         found.append(("training tokens", si(last["tokens"])))
-        found.append(("steps", f"{last['step']:,.0f} of {steps:,}"))
-        found.append(("tokens/s, median", si(record.median("tokens_per_s") or 0)))
+        found.append(("steps", f"{last['step']:,}" + (f" of {steps:,}" if more else "")))
+        found.append(("tokens/s, median", f"{record.median('tokens_per_s'):,.0f}"))
         found.append(("achieved FLOP/s, median", si(record.median("flops_per_s") or 0)))
         found.append(("time in training steps", duration(record.seconds)))
     if record.quickstart:

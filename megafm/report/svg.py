@@ -9,7 +9,7 @@ from html import escape
 from megafm.report.series import si, thin, ticks
 
 WIDTH = 760
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 36
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 40
 
 Point = tuple[float, float]
 
@@ -60,10 +60,10 @@ def line_chart(
         parts.append(f"{y_text(value)}</text>")
     for value in ticks(x_low, x_high, 6):
         x = at(value, y_low)[0]
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{height - 18}" text-anchor="middle">')
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{height - 21}" text-anchor="middle">')
         parts.append(f"{si(value)}</text>")
     middle = LEFT + plot_width / 2
-    parts.append(f'<text class="axis" x="{middle}" y="{height - 2}" text-anchor="middle">')
+    parts.append(f'<text class="axis" x="{middle}" y="{height - 5}" text-anchor="middle">')
     parts.append(f'{escape(x_label)}</text><g clip-path="url(#{clip})">')
     for line in series:
         places = [at(*point) for point in thin(line.points)]

@@ -6,28 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from megafm.data import Manifest
-from megafm.data.document import Document, write_documents
-from megafm.data.manifest import SplitSummary
 from megafm.evaluate import baselines
 from megafm.evaluate.baselines import BASELINES_FILE, measure_baselines, xz_size
 from megafm.evaluate.ngram import ByteNgram
-
-TRAIN = ["def f(x):\n    return x\n" * 20, "import os\n\u00e9\u20ac\n" * 9]
-VALIDATION = ["def g(y):\n    return y\n", "\u00e9t\u00e9\n"]
-
-
-def write_data(folder: Path, validation: list[str], snapshot_id: str = "a") -> None:
-    splits = {"train": TRAIN, "validation": validation}
-    summaries = {}
-    for split, texts in splits.items():
-        documents = [
-            Document(f"{split}/{i}", text, "files", f"{i}.py", "MIT", "p", "1")
-            for i, text in enumerate(texts)
-        ]
-        write_documents(folder, split, documents)
-        summaries[split] = SplitSummary(len(texts), sum(len(text.encode()) for text in texts))
-    Manifest("tests", snapshot_id, "", (), summaries, (), {}, {}).save(folder)
+from tests.tiny_run import TRAIN, VALIDATION, write_data
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def overrides(name: str, line: str) -> list[str]:
     from hydra._internal.core_plugins.bash_completion import BashCompletion
     from hydra._internal.utils import create_config_search_path
 
-    main = importlib.import_module(_module_of(name)).main
+    main = importlib.import_module(module_of(name)).main
     register_schema(name, main.schema)
     loader = ConfigLoaderImpl(create_config_search_path(str(config_dir())))
     found = BashCompletion(loader)._query(config_name=name, line=line)
@@ -65,7 +65,8 @@ def overrides(name: str, line: str) -> list[str]:
     return [candidate for candidate in found if not candidate.startswith(hidden)]
 
 
-def _module_of(name: str) -> str:
+def module_of(name: str) -> str:
+    """The module whose `main` is the Hydra app of a job."""
     package = f"megafm.{name}"
     main = f"{package}.__main__"
     spec = importlib.util.find_spec(package)

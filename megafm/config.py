@@ -33,6 +33,8 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from megafm.paths import RunDir
+
 T = TypeVar("T")
 
 SHOW_TRACEBACK = "MEGAFM_TRACEBACK"
@@ -56,7 +58,7 @@ def job(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
 
         def run(composed: DictConfig) -> None:
             with one_line_errors(schema):
-                function(from_dict(schema, _to_plain(composed)))
+                function(from_dict(schema, _to_plain(composed, schema)))
 
         @functools.wraps(function)
         def main() -> None:
@@ -85,7 +87,7 @@ def compose(name: str, schema: type[T], overrides: list[str]) -> T:
             composed = hydra.compose(name, overrides)
     except (HydraException, omegaconf.errors.OmegaConfBaseException) as error:
         raise ValueError(_explain(error, schema)) from error
-    return from_dict(schema, _to_plain(composed))
+    return from_dict(schema, _to_plain(composed, schema))
 
 
 def from_dict(schema: type[T], values: Mapping[str, Any]) -> T:
@@ -132,9 +134,9 @@ class one_line_errors:
     def __enter__(self) -> None:
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions through to us
 
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if os.environ.get(SHOW_TRACEBACK) == "1" or error is None:
-            return False
+            return
         if isinstance(error, HydraException | omegaconf.errors.OmegaConfBaseException | ValueError):
             message = _explain(error, self.schema)
         elif isinstance(error, BrokenPipeError):  # `megafm train --help | head`: not a mistake
@@ -145,20 +147,21 @@ class one_line_errors:
         elif isinstance(error, KeyboardInterrupt):
             message = "interrupted"
         else:
-            return False
+            return
         rank = os.environ.get("RANK")
         where = "megafm" if rank is None else f"megafm [rank {rank}]"
         print(f"{where}: error: {message}", file=sys.stderr, flush=True)
         sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
 
 
-def _to_plain(composed: DictConfig) -> dict[str, Any]:
+def _to_plain(composed: DictConfig, schema: type) -> dict[str, Any]:
     values = typing.cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        # Each job of a sweep gets its own run folder, else the second would resume the first.
+    sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if sweep and typing.get_type_hints(schema).get("run") is RunDir:
+        # Each job of a sweep writes its own run folder, else the second would resume the first.
+        # The label is every override but run.dir (hydra_conf/job.yaml).
         label = HydraConfig.get().job.override_dirname
-        if "run" in values and "run.dir" not in label:
-            values["run"]["dir"] = str(Path(values["run"]["dir"]) / label)
+        values["run"]["dir"] = str(Path(values["run"]["dir"]) / label)
     return values
 
 

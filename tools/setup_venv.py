@@ -86,7 +86,10 @@ def make_venv(venv: Path) -> None:
     """Make the venv unless one that works is there; a broken one is made anew."""
     python = venv / "bin" / "python"
     probe = f"import pip, sys; sys.exit(sys.version_info < {OLDEST_PYTHON})"
-    if python.exists() and subprocess.run([python, "-c", probe], capture_output=True).returncode == 0:
+    if (
+        python.exists()
+        and subprocess.run([python, "-c", probe], capture_output=True).returncode == 0
+    ):
         return
     print(f"setup: making {_shown(venv)} with Python {sys.version.split()[0]}", flush=True)
     _run([sys.executable, "-m", "venv", "--clear", str(venv)], "python -m venv")

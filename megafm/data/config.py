@@ -34,7 +34,7 @@ class Source:
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """Jaccard similarity of word 5-grams, estimated by MinHash.
+    """Jaccard similarity of word 5-grams; candidates are found by MinHash.
 
     A document is removed when it is at least `remove_at` similar to one that is kept. Documents
     at least `cluster_at` similar, directly or through others, go to the same split.

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.progress import track
 
@@ -114,8 +113,8 @@ def deduplicate(
     for document in documents:
         first.setdefault(document.sha256, document)
     unique = list(first.values())
-    signature = near_duplicates.signatures([near_duplicates.shingles(d.encoded) for d in unique])
-    pairs = near_duplicates.similar_pairs(signature, config.cluster_at)
+    shingle_sets = [near_duplicates.shingles(document.encoded) for document in unique]
+    pairs = near_duplicates.similar_pairs(shingle_sets, config.cluster_at)
     removed = near_duplicates.removals(len(unique), pairs, config.remove_at)
     cluster = near_duplicates.clusters(len(unique), pairs)
     kept = [row for row in range(len(unique)) if row not in removed]
@@ -159,9 +158,9 @@ def _rules(job: DataJob) -> tuple[str, ...]:
 def _inputs_hash(listing: Listing, job: DataJob) -> str:
     digest = hashlib.sha256(json.dumps(_rules(job)).encode())
     digest.update(config_hash(job.source).encode())
-    digest.update(f"{listing.corpus} numpy {np.__version__}".encode())
+    digest.update(listing.corpus.encode())
     for entry in listing.files:
-        digest.update(f"{entry.id}\0{entry.size}\0{entry.file.stat().st_mtime_ns}\n".encode())
+        digest.update(f"{entry.id}\0{entry.size}\0{entry.modified_ns}\n".encode())
     return digest.hexdigest()
 
 

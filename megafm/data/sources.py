@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import stat
 import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ class SourceFile:
 
     file: Path
     size: int
+    modified_ns: int
     source: str
     path: str
     licence: str
@@ -176,12 +178,13 @@ def _add(
 ) -> int:
     """Add one file and return its size; one that cannot be looked at is counted."""
     try:
-        size = file.stat().st_size
+        found = file.stat()
     except OSError:  # gone, a link to itself, or no permission
         listing.dropped["unreadable"] += 1
         return 0
-    if not file.is_file():  # a socket or a device
+    if not stat.S_ISREG(found.st_mode):  # a socket or a device
         listing.dropped["unreadable"] += 1
         return 0
-    listing.files.append(SourceFile(file, size, source, path, licence, package, version))
+    size, modified = found.st_size, found.st_mtime_ns
+    listing.files.append(SourceFile(file, size, modified, source, path, licence, package, version))
     return size

@@ -133,7 +133,7 @@ def train(texts: Iterator[str], vocab_size: int) -> Tokenizer:
     if reached < vocab_size:
         raise ValueError(
             f"tokenizer.vocab_size={vocab_size}: the training text supports {reached}; "
-            f"set tokenizer.vocab_size={reached} or less, or add documents"
+            f"set tokenizer.vocab_size={reached} or less, or raise tokenizer.max_bytes"
         )
     return Tokenizer(inner)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -87,6 +88,13 @@ def test_the_same_command_again_does_nothing(
     said: list[str] = []
     assert prepare(job, said.append) == first
     assert "up to date" in said[0]
+
+
+def test_a_fifo_is_counted_and_not_waited_for(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", 3)
+    os.mkfifo(corpus / "pipe")
+    manifest = prepare(files_job(corpus, tmp_path / "data"), silent)
+    assert manifest.dropped == {"unreadable": 1}
 
 
 def test_an_empty_corpus_names_the_folder_and_what_was_left_out(tmp_path: Path) -> None:

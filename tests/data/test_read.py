@@ -15,7 +15,7 @@ LIMIT = 1_000_000
 
 def entry(path: Path) -> SourceFile:
     size = path.stat().st_size if path.exists() else 0
-    return SourceFile(path, size, "files", path.name, "MIT", "corpus", "1.0")
+    return SourceFile(path, size, 0, "files", path.name, "MIT", "corpus", "1.0")
 
 
 def texts(path: Path, limit: int = LIMIT) -> list[str | Drop]:

@@ -1,4 +1,4 @@
-"""The device of a job: which one, its working precision, its peak rate, its threads and allocator."""
+"""The device of a job: which one, its precision, its peak rate, its threads and allocator."""
 
 from __future__ import annotations
 

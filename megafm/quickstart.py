@@ -76,7 +76,9 @@ def main(config: QuickstartJob) -> None:
         for number, (name, command) in enumerate(commands.items(), start=1):
             shown = " ".join(command[1:]).replace("-m torch.distributed.run", "torchrun")
             console.rule(f"[bold]{number}/{len(commands)} {name}", align="left")
-            console.print(f"$ python {shown}", style="dim", markup=False, highlight=False, soft_wrap=True)
+            console.print(
+                f"$ python {shown}", style="dim", markup=False, highlight=False, soft_wrap=True
+            )
             started = time.monotonic()
             result = subprocess.run(command, env=_environment())
             seconds[name] = round(time.monotonic() - started, 1)
@@ -126,7 +128,10 @@ def steps(config: QuickstartJob) -> Iterator[tuple[str, list[str]]]:
             [*python, "megafm.generate", run, f"prompt={_quote(prompt)}", f"seed={number}"]
             + ["save=true", device, *extra.generate],
         )
-    yield "export to Hugging Face", [*python, "megafm.convert", "to=hf", run, f"output={config.run.dir}/hf"]
+    yield (
+        "export to Hugging Face",
+        [*python, "megafm.convert", "to=hf", run, f"output={config.run.dir}/hf"],
+    )
 
 
 class PeakMemory:

@@ -4,7 +4,7 @@ The loss is already divided by the global token count, so gradients are summed, 
 """
 
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -13,6 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from megafm.model import Decoder
 from megafm.parallel.mesh import ParallelConfig
 
 
@@ -25,7 +26,7 @@ class Loss(nn.Module):
 
     def forward(self, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """tokens and targets (batch, seq) int64 -> the sum of the per-token losses, a scalar."""
-        return self.model.loss(tokens, targets)
+        return cast(Decoder, self.model).loss(tokens, targets)
 
 
 def data_parallel(
@@ -53,7 +54,7 @@ def data_parallel(
         "reshard_after_forward": parallel.zero == 3,
         "mp_policy": MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=torch.float32),
     }
-    for block in loss.model.blocks:  # type: ignore[union-attr]
+    for block in cast(Decoder, loss.model).blocks:
         fully_shard(block, **options)
     fully_shard(loss, **options)
     for module in loss.modules():
@@ -69,6 +70,13 @@ def set_gradient_sync(wrapped: nn.Module, enabled: bool) -> None:
         wrapped.require_backward_grad_sync = enabled
     elif isinstance(wrapped, FSDPModule):
         wrapped.set_requires_gradient_sync(enabled)
+
+
+def reshard(wrapped: nn.Module) -> None:
+    """Back to this rank's shards after a forward pass that no backward pass follows."""
+    for module in wrapped.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 # DDP reads these annotations, so this file does not postpone them.

@@ -37,7 +37,9 @@ class ParallelConfig:
         for axis in (*AXES, "ep"):
             size = getattr(self, axis)
             if size < 1 and not (axis in ("dp_replicate", "dp_shard") and size == -1):
-                raise ValueError(f"parallel.{axis}={size}: must be at least 1; set parallel.{axis}=1")
+                raise ValueError(
+                    f"parallel.{axis}={size}: must be at least 1; set parallel.{axis}=1"
+                )
         if self.dp_replicate == -1 and self.dp_shard == -1:
             raise ValueError(
                 "parallel.dp_replicate=-1 and parallel.dp_shard=-1: only one of them can take "
@@ -88,7 +90,7 @@ def _fill(parallel: ParallelConfig, world_size: int) -> ParallelConfig:
     for size in sizes.values():
         fixed *= size if size != -1 else 1
     product = " x ".join(f"{axis}={size}" for axis, size in sizes.items() if size not in (1, -1))
-    if free is None and fixed != world_size or world_size % fixed:
+    if (free is None and fixed != world_size) or world_size % fixed:
         raise ValueError(
             f"parallel {product or 'with every axis 1'}: needs a multiple of {fixed} ranks, the "
             f"world has {world_size}; set parallel.dp_replicate=-1 and start "
@@ -104,5 +106,6 @@ def _check_divides(axis: str, size: int, field: str, value: int) -> None:
         works = [n for n in range(1, value + 1) if value % n == 0]
         nearest = min(works, key=lambda n: abs(n - size))
         raise ValueError(
-            f"parallel.{axis}={size}: does not divide {field}={value}; set parallel.{axis}={nearest}"
+            f"parallel.{axis}={size}: does not divide {field}={value}; "
+            f"set parallel.{axis}={nearest}"
         )

@@ -29,7 +29,7 @@ def local_world_size() -> int:
 
 @contextmanager
 def process_group(device: torch.device, timeout_s: float) -> Iterator[None]:
-    """Join the world that torchrun describes (NCCL on CUDA, gloo on CPU) and leave it at the end."""
+    """Join the world that torchrun describes (NCCL on CUDA, else gloo), and leave it at the end."""
     if world_size() == 1:
         yield
         return

@@ -144,10 +144,9 @@ class TrainJob:
                 f"train.seq_len={self.train.seq_len}: longer than model.max_seq_len="
                 f"{self.model.max_seq_len}; set model.max_seq_len={self.train.seq_len}"
             )
-        ramps = self.schedule.warmup_steps + (self.schedule.decay_steps or 0)
-        if ramps > self.train.steps:
+        warmup, decay = self.schedule.warmup_steps, self.schedule.decay_steps
+        if decay is not None and warmup + decay > self.train.steps:
             raise ValueError(
-                f"schedule.warmup_steps={self.schedule.warmup_steps} and schedule.decay_steps="
-                f"{self.schedule.decay_steps}: more than train.steps={self.train.steps}; set "
-                f"schedule.warmup_steps={self.train.steps // 10} schedule.decay_steps=null"
+                f"schedule.decay_steps={decay}: with schedule.warmup_steps={warmup} more than "
+                f"train.steps={self.train.steps}; set schedule.decay_steps=null"
             )

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from megafm.parallel import world
-from megafm.parallel.data_parallel import set_gradient_sync
+from megafm.parallel.data_parallel import reshard, set_gradient_sync
 from megafm.train.config import TrainJob
 from megafm.train.metrics import MetricsLog
 from megafm.train.optimizer import clip_grad_norm, set_lr
@@ -28,7 +28,8 @@ def train(job: TrainJob) -> None:
     """Train to `train.steps`, going on from the run folder's latest checkpoint if it has one."""
     with open_run(job) as run, StopSignal() as stop:
         if run.step >= job.train.steps:
-            run.say(f"{job.run.dir}: at step {run.step} of {job.train.steps}; raise train.steps to go on")
+            at = f"at step {run.step} of {job.train.steps}"
+            run.say(f"{job.run.dir}: {at}; raise train.steps to go on")
             return
         with run.metrics() as metrics:
             while run.step < job.train.steps:
@@ -99,7 +100,9 @@ def evaluate(run: Run, metrics: MetricsLog | None) -> None:
     size = job.train.micro_batch_size
     sums = torch.zeros(3, dtype=torch.float64)  # nats, tokens, bytes
     # Every rank takes part in every forward pass, if need be with no valid target.
-    for first in range(world.rank() * size, num_samples + world.rank() * size, world.world_size() * size):
+    for first in range(
+        world.rank() * size, num_samples + world.rank() * size, world.world_size() * size
+    ):
         count = min(max(num_samples - first, 0), size)
         windows = torch.from_numpy(run.validation.batch(min(first, num_samples - 1), max(count, 1)))
         tokens, targets = windows[:, :-1], windows[:, 1:].clone()
@@ -109,6 +112,7 @@ def evaluate(run: Run, metrics: MetricsLog | None) -> None:
         scored = targets[:count]
         num_bytes = run.token_bytes[scored].sum()
         sums += torch.tensor([loss.item(), scored.numel(), num_bytes], dtype=torch.float64)
+    reshard(run.loss)
     nats, num_tokens, num_bytes = world.all_reduce_sum(sums).tolist()
     if metrics:
         values = {

@@ -51,7 +51,9 @@ class MetricsLog:
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self.task = self.progress.add_task("train", total=total_steps, completed=start_step, status="")
+        self.task = self.progress.add_task(
+            "train", total=total_steps, completed=start_step, status=""
+        )
 
     def __enter__(self) -> MetricsLog:
         self.progress.start()
@@ -93,6 +95,7 @@ class MetricsLog:
 
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.file.flush()  # a log file should not lag behind
 
     def _record(self, step: int, values: dict[str, float]) -> None:
         self.file.write(json.dumps({"step": step, **values}) + "\n")

@@ -47,7 +47,9 @@ def optimizer_tensors(
 ) -> dict[str, torch.Tensor]:
     """The optimizer's state as `optimizer.STATE.PARAMETER`; zeros where no step was taken yet."""
     tensors = {}
+    optimized = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for name, parameter in model.named_parameters():
+        assert id(parameter) in optimized, f"{name} is not the tensor that the optimizer steps"
         state = optimizer.state[parameter]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)

@@ -186,7 +186,9 @@ def _resume(run: Run) -> None:
     for name, value in to_dict(info.model).items():
         wanted = to_dict(run.job.model)[name]
         if value != wanted:
-            raise ValueError(f"model.{name}={wanted}: {folder} has {value}; {fresh}, or set it back")
+            raise ValueError(
+                f"model.{name}={wanted}: {folder} has {value}; {fresh}, or set it back"
+            )
     if info.tokenizer_hash not in (None, run.tokenizer_hash):
         raise ValueError(
             f"tokenizer.dir={run.job.tokenizer.dir}: its hash {run.tokenizer_hash[:12]} is not "
@@ -197,16 +199,21 @@ def _resume(run: Run) -> None:
             f"data.dir={run.job.data.dir}: its snapshot {run.snapshot_id[:12]} is not "
             f"{str(info.snapshot_id)[:12]}, which {folder} was trained on; {fresh}"
         )
-    checkpoint.load_tensors(folder, run.tensors())
+    # A converted model, at step 0, has parameters alone.
+    checkpoint.load_tensors(folder, run.tensors() if info.step else model_tensors(run.model))
     run.step, run.samples = info.step, info.samples
     if info.seq_len != run.job.train.seq_len and info.seq_len:
         run.samples = -(-info.tokens // run.job.train.seq_len)
-        run.say(f"train.seq_len changed from {info.seq_len}: samples are counted anew from the tokens seen")
+        run.say(f"train.seq_len was {info.seq_len}: samples are counted anew from the tokens seen")
     run.say(f"resumed from {folder}")
 
 
 def _check_batch(job: TrainJob) -> None:
-    batch, micro, ranks = job.train.global_batch_size, job.train.micro_batch_size, world.world_size()
+    batch, micro, ranks = (
+        job.train.global_batch_size,
+        job.train.micro_batch_size,
+        world.world_size(),
+    )
     if batch % ranks:
         raise ValueError(
             f"train.global_batch_size={batch}: not a multiple of the {ranks} data-parallel ranks; "
@@ -253,9 +260,15 @@ def _introduce(run: Run) -> None:
     dtype = str(run.precision).removeprefix("torch.")
     stated = f"{peak / 1e12:,.0f} TFLOP/s a device" if peak else "n/a"
     epochs = job.train.steps * job.train.global_batch_size / run.windows.windows_per_epoch
+    mflops = run.flops_per_token / 1e6
     run.say(
-        f"model {num_parameters(job.model):,} parameters, {run.flops_per_token / 1e6:,.0f} MFLOP/token\n"
+        f"model {num_parameters(job.model):,} parameters, {mflops:,.0f} MFLOP/token\n"
         f"device {world.world_size()} x {device_name(run.device)}, {dtype}, peak {stated}\n"
         f"data {job.data.dir}: {job.train.steps} steps of {job.train.global_batch_size} x "
         f"{job.train.seq_len} tokens are {epochs:.2f} epochs"
     )
+    if job.schedule.warmup_steps >= job.train.steps:
+        run.say(
+            f"warning: schedule.warmup_steps={job.schedule.warmup_steps} is not over by "
+            f"train.steps={job.train.steps}, so the learning rate never decays"
+        )

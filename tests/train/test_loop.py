@@ -1,0 +1,213 @@
+"""Runs on a small corpus: the loss falls, resumes bitwise, and is the same in any layout."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from megafm.checkpoint import checkpoints, latest, load_model
+from megafm.data import TokenWindows
+from megafm.parallel.mesh import ParallelConfig
+from megafm.tokenizer import Tokenizer
+from megafm.train.config import TrainConfig, TrainJob
+from megafm.train.loop import train
+from megafm.train.metrics import read_metrics
+from megafm.train.run import open_run
+from tests.corpus import train_job
+from tests.ranks import RankPool
+
+SAME = ("step", "tokens", "loss", "grad_norm", "lr", "val_loss", "bits_per_byte")
+LAYOUTS = {
+    "ddp2": (2, ParallelConfig()),
+    "fsdp2": (2, ParallelConfig(dp_replicate=1, dp_shard=2)),
+    "zero2": (2, ParallelConfig(dp_replicate=1, dp_shard=2, zero=2)),
+    "hsdp2x2": (4, ParallelConfig(dp_replicate=2, dp_shard=2)),
+}
+
+
+def curve(run_dir: Path) -> list[dict[str, float]]:
+    """What metrics.jsonl says, less the timings."""
+    return [{k: v for k, v in line.items() if k in SAME} for line in read_metrics(run_dir)]
+
+
+def with_train(job: TrainJob, **fields: object) -> TrainJob:
+    return dataclasses.replace(job, train=dataclasses.replace(job.train, **fields))
+
+
+def test_the_loss_falls_and_every_line_has_its_fields(corpus: Path, tmp_path: Path) -> None:
+    job = with_train(train_job(corpus, tmp_path), steps=30, eval_every=10)
+    train(job)
+    lines = [line for line in read_metrics(tmp_path) if "loss" in line]
+    assert [line["step"] for line in lines] == list(range(1, 31))
+    needed = {"step", "tokens", "loss", "grad_norm", "lr", "tokens_per_s", "flops_per_s"}
+    assert all(needed <= line.keys() for line in lines)
+    assert lines[0]["loss"] == pytest.approx(math.log(300), rel=0.02)
+    assert lines[-1]["loss"] < lines[0]["loss"] - 0.5
+    assert [line["step"] for line in read_metrics(tmp_path) if "val_loss" in line] == [10, 20, 30]
+
+
+def test_the_first_loss_is_that_of_plain_torch_in_float64(corpus: Path, tmp_path: Path) -> None:
+    job = with_train(train_job(corpus, tmp_path), steps=2, eval_every=0)
+    with open_run(job) as run:
+        windows = torch.from_numpy(
+            TokenWindows(corpus / "data" / "train", 32, job.train.seed).batch(0, 8)
+        )
+        model = run.model.double()
+        logits = model(windows[:, :-1])
+        expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+        expected.backward()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
+    train(job)
+    first = read_metrics(tmp_path)[0]
+    assert first["loss"] == pytest.approx(expected.item(), rel=1e-6)
+    assert first["grad_norm"] == pytest.approx(norm.item(), rel=1e-5)
+
+
+def test_bits_per_byte_counts_the_bytes_of_the_targets(corpus: Path, tmp_path: Path) -> None:
+    job = with_train(train_job(corpus, tmp_path), steps=1, eval_tokens=10**9)
+    train(job)
+    line = next(line for line in read_metrics(tmp_path) if "val_loss" in line)
+    windows = TokenWindows(corpus / "data" / "validation", 32, 0, shuffle=False)
+    targets = windows.batch(0, windows.windows_per_epoch)[:, 1:]
+    num_bytes = sum(
+        len(text.encode())
+        for row in targets
+        for text in Tokenizer.load(corpus / "tokenizer").decode(row.tolist()).split("<|endoftext|>")
+    )
+    expected = line["val_loss"] * targets.size / math.log(2) / num_bytes
+    assert line["bits_per_byte"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_same_seed_gives_the_same_run_bit_for_bit(corpus: Path, tmp_path: Path) -> None:
+    train(train_job(corpus, tmp_path / "a"))
+    train(train_job(corpus, tmp_path / "b"))
+    assert curve(tmp_path / "a") == curve(tmp_path / "b")
+
+
+def test_stopping_and_resuming_changes_no_bit(corpus: Path, tmp_path: Path) -> None:
+    train(train_job(corpus, tmp_path / "whole"))
+    job = train_job(corpus, tmp_path / "parts")
+    _train_and_die_after(job, 4)  # one step after the checkpoint at 3, which is thus lost
+    assert [c.name for c in checkpoints(tmp_path / "parts")] == ["step_00000003"]
+    train(job)
+    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+    whole, _ = load_model(tmp_path / "whole")
+    parts, info = load_model(tmp_path / "parts")
+    assert info.step == 6
+    for expected, found in zip(whole.parameters(), parts.parameters(), strict=True):
+        assert torch.equal(expected, found)
+
+
+def test_a_finished_run_does_nothing_more(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = train_job(corpus, tmp_path)
+    train(job)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    train(job)
+    assert "raise train.steps to go on" in capsys.readouterr().out
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_microbatches_change_nothing_but_rounding(corpus: Path, tmp_path: Path) -> None:
+    for size in (1, 8):
+        train(with_train(train_job(corpus, tmp_path / str(size)), micro_batch_size=size))
+    for one, eight in zip(curve(tmp_path / "1"), curve(tmp_path / "8"), strict=True):
+        assert one == pytest.approx(eight, rel=2e-5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_trains_like_one_rank(
+    layout: str, corpus: Path, tmp_path: Path, ranks: RankPool
+) -> None:
+    world_size, parallel = LAYOUTS[layout]
+    train(train_job(corpus, tmp_path / "one"))
+    job = train_job(corpus, tmp_path / "many", parallel=parallel)
+    ranks.run(train, world_size, with_train(job, micro_batch_size=2))
+    for one, many in zip(curve(tmp_path / "one"), curve(tmp_path / "many"), strict=True):
+        assert one == pytest.approx(many, rel=1e-4)
+    # A checkpoint of any layout is read by one rank, which goes on from it.
+    train(with_train(dataclasses.replace(job, parallel=ParallelConfig()), steps=8))
+    assert read_metrics(tmp_path / "many")[-1]["step"] == 8
+    train(with_train(train_job(corpus, tmp_path / "one"), steps=8))
+    one, many = curve(tmp_path / "one")[-1], curve(tmp_path / "many")[-1]
+    assert one == pytest.approx(many, rel=1e-4)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gradients_match_one_rank(
+    layout: str, corpus: Path, tmp_path: Path, ranks: RankPool
+) -> None:
+    world_size, parallel = LAYOUTS[layout]
+    expected = first_gradients(train_job(corpus, tmp_path / "one"))
+    job = train_job(corpus, tmp_path / "many", parallel=parallel)
+    for found in ranks.run(first_gradients, world_size, job):
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            error = (found[name] - gradient).norm() / gradient.norm()
+            assert error < 1e-5, f"{name}: {error:.2e}"
+
+
+def first_gradients(job: TrainJob) -> dict[str, torch.Tensor]:
+    """Every parameter's gradient after the first global batch, whole, on any rank."""
+    with open_run(job) as run:
+        tokens, targets = run.next_batch()
+        num_tokens = job.train.global_batch_size * job.train.seq_len
+        (run.loss(tokens, targets) / num_tokens).backward()
+        return {name: _whole(p.grad) for name, p in run.model.named_parameters()}
+
+
+def _whole(tensor: torch.Tensor | None) -> torch.Tensor:
+    assert tensor is not None
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor.clone()
+
+
+def _train_and_die_after(job: TrainJob, steps: int) -> None:
+    """Take `steps` steps of a longer run, then die without saving the last ones."""
+    from megafm.train import loop
+
+    taken = 0
+
+    def dying_step(run: object, stop: object) -> dict[str, float]:
+        nonlocal taken
+        if taken == steps:
+            raise KeyboardInterrupt
+        taken += 1
+        return original(run, stop)  # type: ignore[arg-type]
+
+    original, loop.train_step = loop.train_step, dying_step  # type: ignore[assignment]
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(job)
+    finally:
+        loop.train_step = original
+
+
+def test_uneven_batches_are_refused_with_sizes_that_work(corpus: Path, tmp_path: Path) -> None:
+    job = train_job(corpus, tmp_path)
+    with pytest.raises(ValueError, match="micro_batch_size=3: .*set train.micro_batch_size=2"):
+        train(with_train(job, micro_batch_size=3))
+    with pytest.raises(ValueError, match="train.seq_len=65: .*max_seq_len=64"):
+        with_train(job, seq_len=65)
+    with pytest.raises(ValueError, match="train.steps=0"):
+        TrainConfig(steps=0)
+
+
+def test_a_checkpoint_of_another_run_is_refused_by_field(corpus: Path, tmp_path: Path) -> None:
+    job = train_job(corpus, tmp_path)
+    train(job)
+    wider = dataclasses.replace(job.model, ffn_dim=96)
+    with pytest.raises(ValueError, match="model.ffn_dim=96: .*has 64.*new folder"):
+        train(dataclasses.replace(with_train(job, steps=9), model=wider))
+
+
+def test_metrics_are_plain_json_lines(corpus: Path, tmp_path: Path) -> None:
+    train(train_job(corpus, tmp_path))
+    for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
+        assert isinstance(json.loads(line), dict)
+    assert latest(tmp_path) is not None

@@ -127,18 +127,18 @@ def why_not() -> str | None:
     return None
 
 
-def compiler() -> str | None:
-    """The C++ compiler: $CXX, else g++, clang++ or c++ on the PATH."""
+def compiler() -> list[str] | None:
+    """The C++ compiler's command: $CXX (`ccache g++` too), else g++, clang++ or c++."""
     wanted = os.environ.get("CXX")
-    names = [wanted.split()[0]] if wanted else ["g++", "clang++", "c++"]
-    return next((name for name in names if shutil.which(name)), None)
+    commands = [wanted.split()] if wanted else [["g++"], ["clang++"], ["c++"]]
+    return next((command for command in commands if shutil.which(command[0])), None)
 
 
 def compiler_name() -> str:
     """The compiler and its version, for example `g++ 12.2.0`."""
-    name = compiler() or "no compiler"
-    run = subprocess.run([name, "-dumpfullversion", "-dumpversion"], capture_output=True, text=True)
-    return f"{Path(name).name} {run.stdout.strip()}".strip()
+    command = [*(compiler() or ["no compiler"]), "-dumpfullversion", "-dumpversion"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    return f"{Path(command[-3]).name} {run.stdout.strip()}".strip()
 
 
 def isa_names() -> list[str]:
@@ -154,7 +154,7 @@ def _units(folder: Path, extra: list[str]) -> list[Unit]:
     # -isystem: torch's own warnings are not ours to fix.
     includes = ["-isystem", str(_torch_folder() / "include")]
     includes += ["-I", str(ROOT / "csrc")]
-    base = [compiler() or "", *COMMON_FLAGS, *extra]
+    base = [*(compiler() or []), *COMMON_FLAGS, *extra]
     folder.mkdir(parents=True, exist_ok=True)
     units = []
     for source in sources():
@@ -207,7 +207,7 @@ def _link(objects: list[Path], out: Path, extra: list[str]) -> None:
     """Link to a new file and rename it: a process that has the old library mapped keeps it."""
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(f"{out.name}.{os.getpid()}")
-    command = [compiler() or "", *extra, "-shared", "-Wl,-O1", "-o", str(unfinished)]
+    command = [*(compiler() or []), *extra, "-shared", "-Wl,-O1", "-o", str(unfinished)]
     command += [*map(str, objects), f"-L{_torch_folder() / 'lib'}", "-ltorch_cpu"]
     run = subprocess.run(command, capture_output=True, text=True)
     sys.stderr.write(run.stderr)

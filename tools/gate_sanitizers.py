@@ -53,8 +53,7 @@ def make_shadow(library: Path) -> None:
 
 def runtime(name: str) -> str:
     """Where the compiler keeps a sanitizer's run-time library."""
-    compiler = compile_ops.compiler() or ""
-    query = [compiler, f"-print-file-name={name}"]
+    query = [*(compile_ops.compiler() or []), f"-print-file-name={name}"]
     return subprocess.run(query, capture_output=True, text=True).stdout.strip()
 
 

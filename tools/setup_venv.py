@@ -44,23 +44,26 @@ class SetupError(Exception):
 def setup(venv: Path, torch_index: str | None) -> None:
     """Bring `venv` up to date with this checkout; raises SetupError."""
     stamp_file = venv / "megafm-setup.json"
-    stamp = _read_stamp(stamp_file)
-    packages = _hash([ROOT / "constraints.txt", ROOT / "pyproject.toml", Path(__file__)])
-    extension = _hash([ROOT / "setup.py", ROOT / "tools" / "compile_ops.py", *_tree("csrc")])
-    extension_done = stamp.get("extension") == extension + packages
-    if stamp.get("packages") == packages and extension_done and _built():
+    wanted, done = stamps(), _read_stamps(stamp_file)
+    if done == wanted and (ROOT / "megafm" / "_ops.so").exists():
         print(f"setup: {_shown(venv)} is up to date")
         return
     check_machine(venv)
-    if stamp.get("packages") != packages:
+    if done.get("packages") != wanted["packages"]:
         stamp_file.unlink(missing_ok=True)
         make_venv(venv)
         install_packages(venv, torch_index)
-        stamp = {"packages": packages}
-        stamp_file.write_text(json.dumps(stamp))
+        stamp_file.write_text(json.dumps({"packages": wanted["packages"]}))
     install_megafm(venv)
-    stamp_file.write_text(json.dumps({**stamp, "extension": extension + packages}))
+    stamp_file.write_text(json.dumps(wanted))
     print(f"setup: done; . {_shown(venv)}/bin/activate, then megafm --help")
+
+
+def stamps() -> dict[str, str]:
+    """For each stage the hash of the files that it reads."""
+    packages = [ROOT / "constraints.txt", ROOT / "pyproject.toml"]
+    build = [ROOT / "setup.py", ROOT / "tools" / "compile_ops.py", *_tree("csrc")]
+    return {"packages": _hash(packages), "megafm": _hash([*packages, *build])}
 
 
 def check_machine(venv: Path) -> None:
@@ -102,14 +105,14 @@ def install_packages(venv: Path, torch_index: str | None) -> None:
         hint = "" if torch_index else " (TORCH_INDEX= a CPU wheel index saves gigabytes)"
         print(f"setup: installing {TORCH}{hint}", flush=True)
         if torch_index:
-            _pip(venv, ["install", "--no-deps", "--index-url", torch_index, TORCH])
+            pip(venv, ["install", "--no-deps", "--index-url", torch_index, TORCH])
     constraints = ["--constraint", str(ROOT / "constraints.txt")]
-    _pip(venv, ["install", *constraints, TORCH, "setuptools"])
+    pip(venv, ["install", *constraints, TORCH, "setuptools"])
     alone = _installed(venv)
     rest = requirements(["dev", "hf"])
     print(f"setup: installing {len(rest)} packages and what they need, pinned", flush=True)
     # Without build isolation: the one source package (antlr4) builds with the pinned setuptools.
-    _pip(venv, ["install", "--no-build-isolation", "--use-pep517", *constraints, TORCH, *rest])
+    pip(venv, ["install", "--no-build-isolation", "--use-pep517", *constraints, TORCH, *rest])
     check_one_torch(alone, _installed(venv))
 
 
@@ -137,7 +140,7 @@ def install_megafm(venv: Path) -> None:
     load = "import sys, torch; torch.ops.load_library(sys.argv[1])"
     _run([python, "-c", load, str(ROOT / "megafm" / "_ops.so")], "torch.ops.load_library")
     editable = ["install", "--no-build-isolation", "--no-deps", "--editable", str(ROOT)]
-    _pip(venv, editable, {"MEGAFM_BUILD_OPS": "1"})
+    pip(venv, editable, {"MEGAFM_BUILD_OPS": "1"})
 
 
 def requirements(extras: Iterable[str]) -> list[str]:
@@ -154,27 +157,25 @@ def requirements(extras: Iterable[str]) -> list[str]:
     return [name for name in found if re.split(r"[^\w-]", name)[0] != "torch"]
 
 
-def explain(output: str, command: str) -> str:
-    """One line with a remedy for a command that failed with this output."""
+def known_cause(output: str) -> str | None:
+    """The cause and remedy in one line, if the output of a failed command shows a usual one."""
     if NO_SPACE in output:
-        return f"{command}: the disk is full; free some space (or set TMPDIR to a larger disk)"
+        return "the disk is full; free some space (or set TMPDIR to a larger disk)"
     if NO_NETWORK.search(output):
         return (
-            f"{command}: the package index cannot be reached; check the network and proxy "
+            "the package index cannot be reached; check the network and proxy "
             "(HTTPS_PROXY, PIP_INDEX_URL, TORCH_INDEX), then run make setup again"
         )
     missing = NO_VERSION.search(output)
     if missing:
         return (
-            f"{command}: the index has no {missing[1]} for Python {sys.version_info[0]}."
+            f"the index has no {missing[1]} for Python {sys.version_info[0]}."
             f"{sys.version_info[1]} on this machine; try another PYTHON= or TORCH_INDEX="
         )
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [line for line in lines if re.match(r"error\b", line, re.IGNORECASE)]
-    return f"{command}: {(errors or lines or ['failed without a word'])[-1]}"
+    return None
 
 
-def _pip(venv: Path, arguments: list[str], environment: dict[str, str] | None = None) -> None:
+def pip(venv: Path, arguments: list[str], environment: dict[str, str] | None = None) -> None:
     command = [str(venv / "bin" / "python"), "-m", "pip", arguments[0], "--quiet"]
     _run([*command, "--disable-pip-version-check", *arguments[1:]], "pip", environment)
 
@@ -189,8 +190,11 @@ def _run(command: list[str], name: str, environment: dict[str, str] | None = Non
         text=True,
     )
     if run.returncode != 0:
-        sys.stderr.write(run.stdout)
-        raise SetupError(explain(run.stdout, name))
+        cause = known_cause(run.stdout)
+        if cause is None:
+            sys.stderr.write(run.stdout)
+            cause = f"failed with exit code {run.returncode} (above); then run make setup again"
+        raise SetupError(f"{name}: {cause}")
 
 
 def _installed(venv: Path) -> dict[str, str]:
@@ -206,10 +210,6 @@ def _release(version: str) -> str:
     return version.partition("+")[0]
 
 
-def _built() -> bool:
-    return (ROOT / "megafm" / "_ops.so").exists()
-
-
 def _tree(folder: str) -> list[Path]:
     return sorted(path for path in (ROOT / folder).rglob("*") if path.is_file())
 
@@ -222,7 +222,7 @@ def _hash(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def _read_stamp(file: Path) -> dict[str, str]:
+def _read_stamps(file: Path) -> dict[str, str]:
     try:
         return json.loads(file.read_text())
     except (OSError, ValueError):
@@ -240,7 +240,7 @@ def main() -> None:
     except SetupError as error:
         sys.exit(f"setup: error: {error}")
     except OSError as error:
-        sys.exit(f"setup: error: {explain(f'error: {error}', 'setup')}")
+        sys.exit(f"setup: error: {known_cause(str(error)) or error}")
     except KeyboardInterrupt:
         sys.exit("setup: interrupted; make setup goes on from here")
     seconds = time.monotonic() - began

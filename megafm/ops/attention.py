@@ -171,6 +171,7 @@ def _sdpa(
 ) -> torch.Tensor:
     """torch's kernels; anything but plain causal or full attention goes in as a mask."""
     seq_q, seq_k = q.shape[1], k.shape[1]
+    grouped = True if q.shape[2] != k.shape[2] else False  # noqa: SIM210 (no SymBool in a trace)
     mask = None
     if seq_q == 1 and window is None and cu_seqlens is None:
         causal = False  # the last query sees every key
@@ -183,7 +184,7 @@ def _sdpa(
         attn_mask=mask,
         is_causal=causal and mask is None,
         scale=scale,
-        enable_gqa=q.shape[2] != k.shape[2],
+        enable_gqa=grouped,
     )
     return out.transpose(1, 2)
 

@@ -51,9 +51,14 @@ def reference(
 ) -> torch.Tensor:
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     ignored = targets == ignore_index
-    lse = torch.logsumexp(wide, dim=-1)
-    picked = wide.gather(-1, targets.masked_fill(ignored, 0).unsqueeze(-1)).squeeze(-1)
-    return (lse - picked + z_loss * lse.square()).masked_fill(ignored, 0)
+    top = wide.detach().amax(-1, keepdim=True)
+    shifted = wide - top  # lse near 0: its rounding does not grow with the logits
+    lse = torch.logsumexp(shifted, dim=-1)
+    picked = shifted.gather(-1, targets.masked_fill(ignored, 0).unsqueeze(-1)).squeeze(-1)
+    losses = lse - picked
+    if z_loss:
+        losses = losses + z_loss * (lse + top.squeeze(-1)).square()
+    return losses.masked_fill(ignored, 0)
 
 
 class _VocabParallel(torch.autograd.Function):
@@ -70,20 +75,22 @@ class _VocabParallel(torch.autograd.Function):
     ) -> torch.Tensor:
         ignored = targets == ignore_index
         owned, column = own_columns(targets, ignored, logits.shape[-1], group)
-        lse = sharded_lse(logits, group)
-        picked = logits.gather(-1, column.unsqueeze(-1)).squeeze(-1).masked_fill(~owned, 0)
+        top = functional.all_reduce(logits.amax(-1), "max", group)
+        shifted = logits - top.unsqueeze(-1)
+        total = functional.all_reduce(shifted.exp().sum(-1), "sum", group)
+        picked = shifted.gather(-1, column.unsqueeze(-1)).squeeze(-1).masked_fill(~owned, 0)
         picked = functional.all_reduce(picked, "sum", group)
-        ctx.save_for_backward(logits, lse, ignored, owned, column)
-        ctx.z_loss = z_loss
-        return (lse - picked + z_loss * lse.square()).masked_fill(ignored, 0)
+        lse = total.log()
+        slope = (1 + 2 * z_loss * (lse + top)).masked_fill(ignored, 0)  # d loss / d lse
+        ctx.save_for_backward(shifted, lse, slope, owned, column)
+        return (lse - picked + z_loss * (lse + top).square()).masked_fill(ignored, 0)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        logits, lse, ignored, owned, column = ctx.saved_tensors
-        grad = grads[0].masked_fill(ignored, 0)
-        d_lse = grad * (1 + 2 * ctx.z_loss * lse)
-        d_logits = torch.exp(logits - lse.unsqueeze(-1)) * d_lse.unsqueeze(-1)
-        d_picked = -grad.masked_fill(~owned, 0)
+        shifted, lse, slope, owned, column = ctx.saved_tensors
+        d_lse = (grads[0] * slope).unsqueeze(-1)
+        d_logits = torch.exp(shifted - lse.unsqueeze(-1)) * d_lse
+        d_picked = -grads[0].masked_fill(~owned, 0)
         d_logits.scatter_add_(-1, column.unsqueeze(-1), d_picked.unsqueeze(-1))
         return d_logits, None, None, None, None
 
@@ -95,13 +102,6 @@ def own_columns(
     column = targets - dist.get_rank(group) * width
     owned = (column >= 0) & (column < width) & ~ignored
     return owned, column.masked_fill(~owned, 0)
-
-
-def sharded_lse(logits: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-    """logsumexp over the last dimension of all ranks' slices together."""
-    top = functional.all_reduce(logits.amax(-1), "max", group)
-    total = torch.exp(logits - top.unsqueeze(-1)).sum(-1)
-    return functional.all_reduce(total, "sum", group).log() + top
 
 
 registry.register("cross_entropy", "reference", registry.Backend(reference))

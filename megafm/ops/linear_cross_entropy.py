@@ -84,6 +84,8 @@ def reference(
     reduction: str,
 ) -> torch.Tensor:
     wide = torch.promote_types(hidden.dtype, torch.float32)
+    if terms.group is not None:
+        hidden = _SumGradient.apply(hidden, terms.group)
     logits = (hidden @ weight.to(hidden.dtype).T).to(wide)
     if terms.softcap is not None:
         logits = terms.softcap * torch.tanh(logits / terms.softcap)
@@ -95,6 +97,19 @@ def reference(
         group=terms.group,
     )
     return losses.sum() if reduction == "sum" else losses
+
+
+class _SumGradient(torch.autograd.Function):
+    """What every rank uses alike: its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+        ctx.group = group
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return functional.all_reduce(grads[0].contiguous(), "sum", ctx.group), None
 
 
 def _chunked(
@@ -218,28 +233,31 @@ def _losses_and_gradient(
     picked = logits.gather(1, column).squeeze(1)
     if terms.group is not None:
         picked = functional.all_reduce(picked.masked_fill(~owned, 0), "sum", terms.group)
-    lse = _softmax_in_place(logits, terms.group)
+    top, lse = _softmax_in_place(logits, terms.group)
     if scale is not None:
         scale = scale.masked_fill(ignored, 0)
-        logits.mul_((scale * (1 + 2 * terms.z_loss * lse)).unsqueeze(1))
+        logits.mul_((scale * (1 + 2 * terms.z_loss * (top + lse))).unsqueeze(1))
         logits.scatter_add_(1, column, -scale.masked_fill(~owned, 0).unsqueeze(1))
         if slope is not None:
             logits.mul_(slope)
-    return (lse - picked + terms.z_loss * lse.square()).masked_fill(ignored, 0)
+    losses = (top - picked) + lse + terms.z_loss * (top + lse).square()
+    return losses.masked_fill(ignored, 0)
 
 
-def _softmax_in_place(logits: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:
-    """Turn logits into probabilities; returns their lse."""
+def _softmax_in_place(
+    logits: torch.Tensor, group: dist.ProcessGroup | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Turn logits into probabilities; returns each row's maximum and its lse above that."""
     if group is None:
         top, at = logits.max(1, keepdim=True)
         torch.softmax(logits, 1, out=logits)
         # The largest probability is at least 1 / vocab: its log is safe, and saves a pass.
-        return (top - logits.gather(1, at).log()).squeeze(1)
+        return top.squeeze(1), -logits.gather(1, at).log().squeeze(1)
     top = functional.all_reduce(logits.amax(1), "max", group)
     logits.sub_(top.unsqueeze(1)).exp_()
     total = functional.all_reduce(logits.sum(1), "sum", group)
     logits.div_(total.unsqueeze(1))
-    return top + total.log()
+    return top, total.log()
 
 
 def _wide(hidden: torch.Tensor) -> torch.dtype:

@@ -51,8 +51,8 @@ def reference(
 
 def _normalise(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    return (scaled * weight).to(x.dtype)
+    scale = torch.sqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return (wide / scale * weight).to(x.dtype)
 
 
 def _torch(

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from megafm import ops
+from megafm.config import compose
+from megafm.ops import OpsConfig, registry
+from megafm.train.config import TrainJob
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Gives swiglu two more backends; `torch` refuses float64. Lists which one ran."""
+    ran: list[str] = []
+
+    def backend(name: str) -> registry.Backend:
+        def run(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+            ran.append(name)
+            return gate * up
+
+        def refuses(gate: torch.Tensor, up: torch.Tensor) -> str | None:
+            refused = name == "torch" and gate.dtype == torch.float64
+            return "float64 is too wide" if refused else None
+
+        return registry.Backend(run, refuses=refuses)
+
+    for name in ("reference", "torch"):
+        monkeypatch.setitem(registry._table["swiglu"], name, backend(name))
+    monkeypatch.setitem(registry.AUTO, "swiglu", {"cpu": ("torch",)})
+    registry._probe.cache_clear()
+    yield ran
+    registry._probe.cache_clear()
+
+
+def run_swiglu(dtype: torch.dtype = torch.float32) -> None:
+    ops.swiglu(torch.ones(2, dtype=dtype), torch.ones(2, dtype=dtype))
+
+
+def test_auto_takes_the_first_backend_that_takes_the_input(calls: list[str]) -> None:
+    run_swiglu()
+    run_swiglu(torch.float64)
+    assert calls == ["torch", "reference"]
+
+
+def test_a_backend_asked_for_runs_or_says_why_not(calls: list[str]) -> None:
+    with ops.use(swiglu="torch"):
+        run_swiglu()
+        with pytest.raises(ValueError, match="ops.swiglu=torch: float64 is too wide; set"):
+            run_swiglu(torch.float64)
+    assert calls == ["torch"]
+
+
+def test_the_innermost_use_wins_and_ends_with_its_block(calls: list[str]) -> None:
+    with ops.use(swiglu="reference"):
+        with ops.use(swiglu="auto"):
+            run_swiglu()
+        run_swiglu()
+        with pytest.raises(KeyError), ops.use(swiglu="torch"):
+            raise KeyError
+        run_swiglu()
+    run_swiglu()
+    assert calls == ["torch", "reference", "reference", "torch"]
+
+
+def test_a_compiled_function_follows_use(calls: list[str]) -> None:
+    compiled = torch.compile(ops.swiglu, fullgraph=True, backend="eager")
+    x = torch.ones(2)
+    compiled(x, x)
+    with ops.use(swiglu="reference"):
+        compiled(x, x)
+    assert calls == ["torch", "reference"]
+
+
+def test_config_applies_to_the_process_and_auto_leaves_the_environment_in_force(
+    calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEGAFM_OPS", "swiglu=reference, rms_norm=torch")
+    monkeypatch.setattr(registry, "_requests", {})
+    ops.configure(OpsConfig(rms_norm="reference"))
+    run_swiglu()
+    assert calls == ["reference"]
+    assert registry._requests == {"swiglu": "reference", "rms_norm": "reference"}
+
+
+@pytest.mark.parametrize(
+    ("requests", "message"),
+    [
+        ({"atention": "sdpa"}, "ops.atention=sdpa: no such op; did you mean attention?"),
+        ({"attention": "spda"}, "ops.attention=spda: no such backend; did you mean sdpa?"),
+        ({"rope": "apex"}, "megafm has no apex version of rope; set one of auto, reference"),
+    ],
+)
+def test_mistakes_name_what_works(requests: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError) as error, ops.use(**requests):
+        pass
+    assert message in str(error.value)
+
+
+def test_config_group_and_overrides_reach_the_schema() -> None:
+    job = compose("train", TrainJob, ["ops=reference", "ops.attention=sdpa"])
+    assert (job.ops.attention, job.ops.rms_norm) == ("sdpa", "reference")
+    with pytest.raises(ValueError, match="did you mean sdpa"):
+        compose("train", TrainJob, ["ops.attention=sdpaa"])
+
+
+def test_backends_lists_every_op_with_its_pick_and_reasons() -> None:
+    table = ops.backends()
+    assert (
+        set(table)
+        == set(registry.AUTO)
+        == {f.name for f in OpsConfig.__dataclass_fields__.values()}
+    )
+    attention = table["attention"]
+    assert attention.pick["cpu"] == "sdpa"
+    assert attention.why_not["reference"] is None
+    assert "triton" in attention.absent and attention.why_not["triton"]
+
+
+PROBE = """
+import json, sys, warnings
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("triton", "transformer_engine", "apex"):
+            raise ImportError(f"{name} is blocked")
+sys.meta_path.insert(0, Blocked())
+from megafm.ops import _library
+_library.library_path = lambda: None
+import torch
+from megafm import ops
+x, w = torch.randn(3, 4), torch.ones(4)
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    import megafm.model, megafm.train, megafm.doctor
+    quiet = len(seen)
+    for _ in range(3):
+        y = ops.rms_norm(x, w)
+    z = torch.compile(ops.rms_norm, fullgraph=True, backend="eager")(x, w)
+    ops.attention(*[torch.randn(1, 2, 1, 4)] * 3)
+expected = torch.nn.functional.rms_norm(x, (4,), w, 1e-6)
+print(json.dumps({
+    "quiet": quiet == 0,
+    "warnings": [str(w.message) for w in seen if "megafm" in str(w.message)],
+    "right": torch.allclose(y, expected) and torch.equal(y, z),
+    "why": ops.backends()["rms_norm"].why_not["cpu"],
+}))
+"""
+
+
+def test_runs_on_plain_torch_with_one_warning_that_names_the_fix() -> None:
+    """No compiler, no Triton, no GPU, no built extension."""
+    bare = {**os.environ, "PATH": "/nowhere", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", PROBE]
+    run = subprocess.run(command, cwd=ROOT, env=bare, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    assert found["right"] and found["quiet"] and found["why"] == "the C++ extension is not built"
+    assert len(found["warnings"]) == 1 and "make setup" in found["warnings"][0]
+
+
+def test_a_wrong_environment_variable_is_reported_at_first_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry, "_requests", {})
+    monkeypatch.setattr(registry, "_environment_error", None)
+    monkeypatch.setenv("MEGAFM_OPS", "attention=tritonn")
+    registry.load_environment()
+    for use_ops in (run_swiglu, ops.backends, lambda: ops.configure(OpsConfig())):
+        with pytest.raises(ValueError, match="ops.attention=tritonn: no such backend; did you"):
+            use_ops()

@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 import megafm
@@ -87,7 +94,7 @@ def score_model(
             f"the manifest says {expected}; run megafm data action=tokenize again"
         )
     precision = resolve_precision(config.precision, device)
-    task = progress.add_task("scoring the model", total=num_tokens)
+    task = _begin(progress, "scoring the model", num_tokens)
     start = time.perf_counter()
     score = score_documents(
         loaded.model,
@@ -128,7 +135,12 @@ def validation_documents(data_dir: str | Path, loaded: LoadedRun) -> list[np.nda
 def show(result: dict[str, Any], console: Console) -> None:
     """The table that the job prints."""
     model, baselines = result["model"], result["baselines"]
-    table = Table(title=f"{result['corpus']}: validation, {model['bytes'] / 1e6:.2f} MB")
+    console.print(
+        f"{result['corpus']}: validation, {model['bytes'] / 1e6:.2f} MB",
+        highlight=False,
+        soft_wrap=True,
+    )
+    table = Table()
     for name, justify in (("", "left"), ("bits per byte", "right"), ("the model is", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_row(f"[bold]model, step {model['step']}", f"[bold]{model['bits_per_byte']:.4f}", "")
@@ -162,15 +174,22 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 def _measure_baselines(
     config: EvaluateJob, manifest: Manifest, progress: Progress
 ) -> dict[str, Baseline]:
-    tasks: dict[str, Any] = {}
+    tasks: dict[str, TaskID] = {}
 
     def advance(what: str, done: int) -> None:
         if what not in tasks:
             split = "train" if what.startswith("counting") else "validation"
-            tasks[what] = progress.add_task(what, total=manifest.splits[split].bytes)
+            tasks[what] = _begin(progress, what, manifest.splits[split].bytes)
         progress.advance(tasks[what], done)
 
     return measure_baselines(config.data.dir, config.ngram_order, advance)
+
+
+def _begin(progress: Progress, what: str, total: int) -> TaskID:
+    """A bar on a terminal, elsewhere one line at the start."""
+    if not progress.console.is_terminal:
+        progress.console.print(what)
+    return progress.add_task(what, total=total)
 
 
 def _progress(console: Console) -> Progress:

@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from megafm.report.collect import RunRecord
 from megafm.report.series import loss_ceiling, si, smooth
@@ -20,10 +21,10 @@ def write_figure(record: RunRecord, path: Path) -> None:
     style: dict[Any, Any] = {"font.size": 10, "font.family": "DejaVu Sans", "text.color": INK}
     style |= {"axes.labelcolor": SOFT, "xtick.color": SOFT, "ytick.color": SOFT}
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(12, 4.5), dpi=100, layout="constrained", facecolor="white")
+        layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+        figure = Figure(figsize=(12, 4.5), dpi=100, layout=layout, facecolor="white")
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2, width_ratios=[3, 2])
-        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
         for axes in (left, right):
             axes.set_axisbelow(True)
             axes.spines[["top", "right"]].set_visible(False)

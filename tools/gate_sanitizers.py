@@ -36,7 +36,8 @@ def main() -> None:
     }
     # Without the library the tests would be skipped.
     loads = "import sys; from megafm.ops import _library; sys.exit(_library.library_missing())"
-    subprocess.run([sys.executable, "-c", loads], cwd=SHADOW, env=environment, check=True)
+    if subprocess.run([sys.executable, "-c", loads], cwd=SHADOW, env=environment).returncode:
+        sys.exit("gates: error: the sanitized library does not load (above)")
     # capture=sys: what a sanitizer writes to file descriptor 2 is seen.
     command = [sys.executable, "-m", "pytest", "-q", "--capture=sys", *TESTS]
     run = subprocess.run([*command, *sys.argv[1:]], cwd=SHADOW, env=environment)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
-import compile_ops  # noqa: E402
+import compile_ops
 
 KERNEL = """\
 #include "answer.h"

@@ -139,8 +139,11 @@ def _read_prompt(config: GenerateJob) -> str:
         return sys.stdin.read()
     try:
         return Path(config.prompt_file).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"prompt_file={config.prompt_file}: not UTF-8 text ({error})") from error
+    except (OSError, UnicodeDecodeError) as error:
+        why = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise ValueError(
+            f"prompt_file={config.prompt_file}: {why}; name a text file, or - for standard input"
+        ) from error
 
 
 def _warn_beyond_training(loaded: LoadedRun, tokens: int) -> None:

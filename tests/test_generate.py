@@ -77,6 +77,8 @@ def test_a_prompt_file_that_is_not_text_is_refused(run_dir: Path, tmp_path: Path
     (tmp_path / "prompt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="prompt_file=.*not UTF-8"):
         generate_samples(job(run_dir, prompt_file=str(tmp_path / "prompt")))
+    with pytest.raises(ValueError, match="prompt_file=.*No such file"):
+        generate_samples(job(run_dir, prompt_file=str(tmp_path / "nowhere")))
 
 
 def test_going_beyond_the_trained_length_warns(

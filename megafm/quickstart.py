@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -33,13 +34,13 @@ PROMPTS = (
 
 @dataclass(frozen=True)
 class Extra:
-    """Further overrides for a step, e.g. `extra.train=[train.steps=100]`."""
+    """Further overrides for a step, e.g. `"extra.train='train.steps=100 optim.lr=1e-3'"`."""
 
-    data: tuple[str, ...] = ()
-    tokenizer: tuple[str, ...] = ()
-    train: tuple[str, ...] = ()
-    evaluate: tuple[str, ...] = ()
-    generate: tuple[str, ...] = ()
+    data: str = ""
+    tokenizer: str = ""
+    train: str = ""
+    evaluate: str = ""
+    generate: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,29 +105,32 @@ def steps(config: QuickstartJob) -> Iterator[tuple[str, list[str]]]:
     vocab_size, device = config.vocab_size, f"device={config.device}"
     extra = config.extra
     python = [sys.executable, "-m"]
-    yield "read, deduplicate and split documents", [*python, "megafm.data", data, *extra.data]
+    yield (
+        "read, deduplicate and split documents",
+        [*python, "megafm.data", data, *shlex.split(extra.data)],
+    )
     yield (
         "train a tokenizer",
         [*python, "megafm.tokenizer", data, tokenizer, f"tokenizer.vocab_size={vocab_size}"]
-        + [*extra.tokenizer],
+        + [*shlex.split(extra.tokenizer)],
     )
     yield (
         "write token shards",
-        [*python, "megafm.data", "action=tokenize", data, tokenizer, *extra.data],
+        [*python, "megafm.data", "action=tokenize", data, tokenizer, *shlex.split(extra.data)],
     )
     ranks = config.num_processes or min(2, os.cpu_count() or 1)
     torchrun = [*python, "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     yield (
         "train",
         [*torchrun, "-m", "megafm.train", f"experiment={config.experiment}", run, data, tokenizer]
-        + [f"model.vocab_size={vocab_size}", device, *extra.train],
+        + [f"model.vocab_size={vocab_size}", device, *shlex.split(extra.train)],
     )
-    yield "evaluate", [*python, "megafm.evaluate", run, data, device, *extra.evaluate]
+    yield "evaluate", [*python, "megafm.evaluate", run, data, device, *shlex.split(extra.evaluate)]
     for number, prompt in enumerate(config.prompts, start=1):
         yield (
             f"generate sample {number}",
             [*python, "megafm.generate", run, f"prompt={_quote(prompt)}", f"seed={number}"]
-            + ["save=true", device, *extra.generate],
+            + ["save=true", device, *shlex.split(extra.generate)],
         )
     yield (
         "export to Hugging Face",

@@ -9,11 +9,13 @@ FLOPs forward: 4 * batch * heads * seq_q * seq_k * head_dim, half of it when cau
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 from megafm.ops import registry
+from megafm.ops.blockwise_attention import Layout, blockwise_attention
 
 Attended = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
@@ -58,12 +60,7 @@ def attention(
         (batch, heads, seq_q) float32 (float64 for float64 input), -inf where no key is seen.
     """
     _check(q, k, v, window, cu_seqlens, cu_seqlens_k)
-    return registry.dispatch(
-        "attention",
-        q.device,
-        q,
-        k,
-        v,
+    options = Options(
         causal=causal,
         scale=q.shape[-1] ** -0.5 if scale is None else scale,
         window=window,
@@ -75,37 +72,39 @@ def attention(
         deterministic=deterministic,
         return_lse=return_lse,
     )
+    return registry.dispatch("attention", q.device, q, k, v, options)
 
 
-def reference(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    *,
-    causal: bool,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
-    cu_seqlens: torch.Tensor | None,
-    cu_seqlens_k: torch.Tensor | None,
-    max_seqlen: int | None,
-    deterministic: bool,
-    return_lse: bool,
-) -> Attended:
+@dataclass(frozen=True)
+class Options:
+    """The keyword arguments of `attention`, defaults filled in."""
+
+    causal: bool
+    scale: float
+    window: int | None
+    softcap: float | None
+    sinks: torch.Tensor | None
+    cu_seqlens: torch.Tensor | None
+    cu_seqlens_k: torch.Tensor | None
+    max_seqlen: int | None
+    deterministic: bool
+    return_lse: bool
+
+
+def reference(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options) -> Attended:
     wide = torch.promote_types(q.dtype, torch.float32)
     group = q.shape[2] // k.shape[2]
     queries = q.to(wide).transpose(1, 2)
     keys, values = (x.to(wide).transpose(1, 2).repeat_interleave(group, dim=1) for x in (k, v))
-    scores = queries @ keys.transpose(-2, -1) * scale  # (batch, heads, seq_q, seq_k)
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    mask = visible(q.shape[1], k.shape[1], causal, window, cu_seqlens, cu_seqlens_k, q.device)
+    scores = queries @ keys.transpose(-2, -1) * options.scale  # (batch, heads, seq_q, seq_k)
+    if options.softcap is not None:
+        scores = options.softcap * torch.tanh(scores / options.softcap)
+    mask = visible(q, k, options)
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf)
-    probabilities, lse = _softmax(scores, sinks)
+    probabilities, lse = _softmax(scores, options.sinks)
     out = (probabilities @ values).transpose(1, 2).to(q.dtype)
-    return (out, lse) if return_lse else out
+    return (out, lse) if options.return_lse else out
 
 
 def _softmax(scores: torch.Tensor, sinks: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -122,99 +121,88 @@ def _softmax(scores: torch.Tensor, sinks: torch.Tensor | None) -> tuple[torch.Te
     return probabilities, lse.masked_fill(~seen, -math.inf).squeeze(-1)
 
 
-def visible(
-    seq_q: int,
-    seq_k: int,
-    causal: bool,
-    window: int | None,
-    cu_seqlens: torch.Tensor | None,
-    cu_seqlens_k: torch.Tensor | None,
-    device: torch.device,
-) -> torch.Tensor | None:
+def visible(q: torch.Tensor, k: torch.Tensor, options: Options) -> torch.Tensor | None:
     """(seq_q, seq_k) bool, True where the query sees the key; None where all see all."""
-    if not causal and window is None and cu_seqlens is None:
+    seq_q, seq_k, device = q.shape[1], k.shape[1], q.device
+    ends_q, ends_k = options.cu_seqlens, options.cu_seqlens_k
+    if not options.causal and options.window is None and ends_q is None:
         return None
     query = torch.arange(seq_q, device=device).unsqueeze(1)
     key = torch.arange(seq_k, device=device).unsqueeze(0)
-    if cu_seqlens is None:
+    if ends_q is None or ends_k is None:
         mask = torch.ones(seq_q, seq_k, dtype=torch.bool, device=device)
         offset: torch.Tensor | int = seq_k - seq_q  # key position of query 0
     else:
-        assert cu_seqlens_k is not None  # attention() fills it in
-        document = torch.searchsorted(cu_seqlens, query, right=True)
-        mask = document == torch.searchsorted(cu_seqlens_k, key, right=True)
-        ends = document.clamp(max=cu_seqlens.numel() - 1)
-        offset = (cu_seqlens_k[ends] - cu_seqlens[ends]).to(query.dtype)
+        document = torch.searchsorted(ends_q, query, right=True)
+        mask = document == torch.searchsorted(ends_k, key, right=True)
+        last = document.clamp(max=ends_q.numel() - 1)
+        offset = (ends_k[last] - ends_q[last]).to(query.dtype)
     distance = query + offset - key
-    if causal:
+    if options.causal:
         mask = mask & (distance >= 0)
-    if window is not None:
-        mask = mask & (distance.abs() < window)
+    if options.window is not None:
+        mask = mask & (distance.abs() < options.window)
     return mask
 
 
-def _sdpa(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    *,
-    causal: bool,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
-    cu_seqlens: torch.Tensor | None,
-    cu_seqlens_k: torch.Tensor | None,
-    max_seqlen: int | None,
-    deterministic: bool,
-    return_lse: bool,
-) -> torch.Tensor:
+def _sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options) -> torch.Tensor:
     """torch's kernels; anything but plain causal or full attention goes in as a mask."""
-    seq_q, seq_k = q.shape[1], k.shape[1]
+    causal, plain = options.causal, options.window is None and options.cu_seqlens is None
     grouped = True if q.shape[2] != k.shape[2] else False  # noqa: SIM210 (no SymBool in a trace)
     mask = None
-    if seq_q == 1 and window is None and cu_seqlens is None:
+    if plain and q.shape[1] == 1:
         causal = False  # the last query sees every key
-    elif window is not None or cu_seqlens is not None or (causal and seq_q != seq_k):
-        mask = visible(seq_q, seq_k, causal, window, cu_seqlens, cu_seqlens_k, q.device)
+    elif not plain or (causal and q.shape[1] != k.shape[1]):
+        mask = visible(q, k, options)
     out = F.scaled_dot_product_attention(
         q.transpose(1, 2),
         k.transpose(1, 2),
         v.transpose(1, 2),
         attn_mask=mask,
         is_causal=causal and mask is None,
-        scale=scale,
+        scale=options.scale,
         enable_gqa=grouped,
     )
     return out.transpose(1, 2)
 
 
 def _sdpa_refuses(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    *,
-    causal: bool,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
-    cu_seqlens: torch.Tensor | None,
-    cu_seqlens_k: torch.Tensor | None,
-    max_seqlen: int | None,
-    deterministic: bool,
-    return_lse: bool,
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options
 ) -> str | None:
-    if softcap is not None or sinks is not None or return_lse:
-        return "torch's kernel has no softcap, sinks or lse"
-    if deterministic and q.device.type == "cuda":
+    if options.deterministic and q.device.type == "cuda":
         return "torch's backward on CUDA is not deterministic"
-    bounded = causal or window is not None
+    if options.cu_seqlens is not None and options.cu_seqlens_k is not options.cu_seqlens:
+        return "some queries of a document may see none of its keys"
+    return _plain_softmax_refuses(q, k, options)
+
+
+def _plain_softmax_refuses(q: torch.Tensor, k: torch.Tensor, options: Options) -> str | None:
+    if options.softcap is not None or options.sinks is not None or options.return_lse:
+        return "it has no softcap, sinks or lse"
+    bounded = options.causal or options.window is not None
     if k.shape[1] == 0 or (bounded and q.shape[1] > k.shape[1]):
         return f"some of {q.shape[1]} queries see none of {k.shape[1]} keys"
-    if cu_seqlens is not None and cu_seqlens_k is not cu_seqlens:
-        return "some queries of a document may see none of its keys"
     return None
+
+
+def _blockwise(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options) -> torch.Tensor:
+    return blockwise_attention(q, k, v, Layout(options.causal, options.window, options.scale))
+
+
+def _blockwise_refuses(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options
+) -> str | None:
+    if not q.dtype == k.dtype == v.dtype == torch.bfloat16:
+        return f"it gains nothing in {q.dtype}, only in bfloat16"
+    if options.cu_seqlens is not None:
+        return "it has no packed documents"
+    return _plain_softmax_refuses(q, k, options)
+
+
+def _blockwise_unavailable() -> str | None:
+    if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+        return None
+    return "this CPU has no bf16 matrix instructions"
 
 
 def _check(
@@ -240,3 +228,8 @@ def _check(
 
 registry.register("attention", "reference", registry.Backend(reference))
 registry.register("attention", "sdpa", registry.Backend(_sdpa, refuses=_sdpa_refuses))
+registry.register(
+    "attention",
+    "torch",
+    registry.Backend(_blockwise, _blockwise_unavailable, _blockwise_refuses),
+)

@@ -120,7 +120,7 @@ def test_backends_lists_every_op_with_its_pick_and_reasons() -> None:
         == {f.name for f in OpsConfig.__dataclass_fields__.values()}
     )
     attention = table["attention"]
-    assert attention.pick["cpu"] == "sdpa"
+    assert attention.pick["cpu"] == ("sdpa" if attention.why_not["torch"] else "torch")
     assert attention.why_not["reference"] is None
     assert "triton" in attention.absent and attention.why_not["triton"]
 

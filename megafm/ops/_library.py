@@ -27,7 +27,8 @@ def library_missing() -> str | None:
     try:
         torch.ops.load_library(path)
     except OSError as error:
-        return f"{path.name} does not load: {str(error).splitlines()[0]}"
+        cause = error.__cause__ or error  # the linker's own words, such as an undefined symbol
+        return f"{path.name} does not load: {str(cause).splitlines()[0]}"
     from megafm.ops.cpp import rms_norm
 
     rms_norm.register_formulas()

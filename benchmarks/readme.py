@@ -1,0 +1,77 @@
+"""Write the README's figures from committed results; a test holds the two together.
+
+python -m benchmarks.readme
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def filled(text: str) -> str:
+    """README `text` with its generated parts made anew."""
+    for name, content in (("capture", capture()), ("results", quickstart_table())):
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, _, rest = text.partition(begin)
+        _, _, after = rest.partition(end)
+        text = f"{before}{begin}\n{content}\n{end}{after}"
+    return text
+
+
+def capture() -> str:
+    """The trimmed output of the newest quickstart that was kept."""
+    path = _newest("quickstart").with_suffix(".txt")
+    return f"```\n{path.read_text(encoding='utf-8').rstrip()}\n```"
+
+
+def quickstart_table() -> str:
+    """A row for every quickstart that was kept."""
+    rows = [
+        "| machine | model | 5-gram | xz | below the 5-gram | tokens | whole job | memory |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for path in sorted((RESULTS / "quickstart").glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        rows.append(f"| {' | '.join(_cells(result))} |")
+    names = ", ".join(f"`benchmarks/results/quickstart/{p.name}`" for p in _results("quickstart"))
+    last = json.loads(_newest("quickstart").read_text(encoding="utf-8"))
+    return (
+        "\n".join(rows)
+        + f"\n\nBits per byte of {last['validation_bytes'] / 1e6:.1f} MB of validation text that "
+        f"no training file resembles; {last['train_bytes'] / 1e6:.0f} MB for training, tokens as "
+        f"the model saw them. Corpus: {last['corpus']}. From {names}."
+    )
+
+
+def _cells(result: dict[str, Any]) -> list[str]:
+    evaluation, summary = result["evaluation"], result["quickstart"]
+    hardware = result["hardware"]
+    return [
+        hardware["device"] + (", bf16" if hardware["bf16_matmul"] else ", fp32"),
+        f"{evaluation['model']['bits_per_byte']:.3f}",
+        f"{evaluation['baselines']['ngram']['bits_per_byte']:.3f}",
+        f"{evaluation['baselines']['xz']['bits_per_byte']:.3f}",
+        f"{evaluation['margin_percent']['ngram']:.1f}%",
+        f"{result['training']['tokens'] / 1e6:.1f} M",
+        f"{summary['total_seconds'] / 60:.1f} min",
+        f"{summary['peak_memory_bytes'] / 2**30:.1f} GiB",
+    ]
+
+
+def _results(suite: str) -> list[Path]:
+    return sorted((RESULTS / suite).glob("*.json"))
+
+
+def _newest(suite: str) -> Path:
+    dates = {p: json.loads(p.read_text(encoding="utf-8"))["date"] for p in _results(suite)}
+    return max(dates, key=lambda path: (dates[path], path.name))
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,47 @@
+"""SIGTERM ends a run after the step in progress, saved; the next start goes on from there."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from megafm.checkpoint import latest
+from megafm.checkpoint.info import CheckpointInfo
+from megafm.config import to_dict
+from tests.corpus import train_job
+
+
+def flattened(values: dict[str, object], prefix: str = "") -> list[str]:
+    overrides = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            overrides += flattened(value, f"{prefix}{key}.")
+        elif key != "what":
+            overrides.append(f"{prefix}{key}={json.dumps(value)}")
+    return overrides
+
+
+def test_sigterm_saves_and_exits(corpus: Path, tmp_path: Path) -> None:
+    job = to_dict(train_job(corpus, tmp_path))
+    job["train"]["steps"] = 100_000
+    job["train"]["eval_every"] = 0
+    job["checkpoint"]["every"] = 100_000
+    command = [sys.executable, "-m", "megafm.train", *flattened(job)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "metrics.jsonl"
+    for _ in range(1200):
+        if (metrics.exists() and metrics.stat().st_size > 0) or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert "stopped by a signal" in out
+    folder = latest(tmp_path)
+    assert folder is not None
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert CheckpointInfo.read(folder).step == steps[-1] > 0

@@ -75,7 +75,8 @@ def main(config: QuickstartJob) -> None:
     seconds: dict[str, float] = {}
     with PeakMemory() as memory:
         for number, (name, command) in enumerate(commands.items(), start=1):
-            shown = " ".join(command[1:]).replace("-m torch.distributed.run", "torchrun")
+            shown = shlex.join(command).replace(sys.executable, "python")
+            shown = shown.replace("python -m torch.distributed.run", "torchrun")
             console.rule(f"[bold]{number}/{len(commands)} {name}", align="left")
             console.print(
                 f"$ python {shown}", style="dim", markup=False, highlight=False, soft_wrap=True

@@ -9,7 +9,7 @@ from megafm.ops import RopeScaling
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A Llama-style decoder; the defaults are the preset `tiny`.
+    """A Llama-style decoder; the defaults are a small one.
 
     Attributes:
         vocab_size: rows of the embedding; at least the tokenizer's vocabulary.

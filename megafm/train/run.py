@@ -263,7 +263,7 @@ def _introduce(run: Run) -> None:
     mflops = run.flops_per_token / 1e6
     run.say(
         f"model {num_parameters(job.model):,} parameters, {mflops:,.0f} MFLOP/token\n"
-        f"device {world.world_size()} x {device_name(run.device)}, {dtype}, peak {stated}\n"
+        f"ranks {world.world_size()} on {device_name(run.device)}, {dtype}, peak {stated}\n"
         f"data {job.data.dir}: {job.train.steps} steps of {job.train.global_batch_size} x "
         f"{job.train.seq_len} tokens are {epochs:.2f} epochs"
     )

@@ -50,11 +50,6 @@ def test_presets_run_from_tiny_to_175b():
     assert {path.stem for path in PRESETS} == set(names.split())
 
 
-def test_defaults_are_the_preset_tiny():
-    values = yaml.safe_load((config_dir() / "model" / "tiny.yaml").read_text())
-    assert from_dict(ModelConfig, values) == ModelConfig()
-
-
 def test_dense_175b_is_what_it_is_called():
     config = preset("dense_175b")
     assert num_parameters(config) >= 175e9

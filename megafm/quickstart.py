@@ -47,7 +47,7 @@ class Extra:
 class QuickstartJob:
     """
     Attributes:
-        experiment: the recipe of the training step, a name of hydra_conf/experiment.
+        recipe: of the training step, a name of hydra_conf/experiment (`experiment=` of train).
         num_processes: ranks that torchrun starts on this host; None is one per core, at most 2.
         vocab_size: of the tokenizer and the model.
     """
@@ -55,7 +55,7 @@ class QuickstartJob:
     what: str = "raw text to a trained, evaluated, exported model, in one command"
     device: str = "auto"
     run: RunDir = field(default_factory=RunDir)
-    experiment: str = "quickstart"
+    recipe: str = "quickstart"
     num_processes: int | None = None
     vocab_size: int = 4096
     prompts: tuple[str, ...] = PROMPTS
@@ -123,7 +123,7 @@ def steps(config: QuickstartJob) -> Iterator[tuple[str, list[str]]]:
     torchrun = [*python, "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     yield (
         "train",
-        [*torchrun, "-m", "megafm.train", f"experiment={config.experiment}", run, data, tokenizer]
+        [*torchrun, "-m", "megafm.train", f"experiment={config.recipe}", run, data, tokenizer]
         + [f"model.vocab_size={vocab_size}", device, *shlex.split(extra.train)],
     )
     yield "evaluate", [*python, "megafm.evaluate", run, data, device, *shlex.split(extra.evaluate)]

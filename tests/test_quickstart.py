@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from megafm.config import compose
 from megafm.quickstart import QuickstartJob, steps
 
 SMALL = [
@@ -101,6 +102,11 @@ def test_every_step_is_a_command_of_its_own() -> None:
         "megafm.convert",
     ]
     assert r"prompt='it\'s'" in commands[5]
+
+
+def test_the_recipe_is_the_experiment_of_the_training_step() -> None:
+    config = compose("quickstart", QuickstartJob, ["recipe=one_hour"])
+    assert "experiment=one_hour" in dict(steps(config))["train"]
 
 
 def test_no_process_is_no_run() -> None:

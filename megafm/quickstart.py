@@ -78,9 +78,7 @@ def main(config: QuickstartJob) -> None:
             shown = shlex.join(command).replace(sys.executable, "python")
             shown = shown.replace("python -m torch.distributed.run", "torchrun")
             console.rule(f"[bold]{number}/{len(commands)} {name}", align="left")
-            console.print(
-                f"$ python {shown}", style="dim", markup=False, highlight=False, soft_wrap=True
-            )
+            console.print(f"$ {shown}", style="dim", markup=False, highlight=False, soft_wrap=True)
             started = time.monotonic()
             result = subprocess.run(command, env=_environment())
             seconds[name] = round(time.monotonic() - started, 1)

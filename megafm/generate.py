@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megafm.config import job
+from megafm.files import write_text
 from megafm.ops import OpsConfig
 from megafm.paths import SavedRun
 
@@ -126,21 +126,24 @@ def append_samples(run_dir: str | Path, samples: list[dict[str, Any]]) -> Path:
     old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     new = [(sample["prompt"], sample["settings"]) for sample in samples]
     kept = [sample for sample in old if (sample["prompt"], sample["settings"]) not in new]
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(kept + samples, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, json.dumps(kept + samples, indent=2) + "\n")
     return path
 
 
 def _read_prompt(config: GenerateJob) -> str:
-    if config.prompt_file is None:
-        return config.prompt
-    if config.prompt_file == "-":
-        return sys.stdin.read()
     try:
-        return Path(config.prompt_file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
+        if config.prompt_file is None:
+            text = config.prompt
+        elif config.prompt_file == "-":
+            text = sys.stdin.read()
+        else:
+            text = Path(config.prompt_file).read_text(encoding="utf-8")
+        text.encode()  # bytes that a terminal could not decode arrive as lone surrogates
+        return text
+    except (OSError, UnicodeError) as error:
+        why = "not UTF-8 text" if isinstance(error, UnicodeError) else error.strerror
+        if config.prompt_file is None:
+            raise ValueError(f"prompt={config.prompt!a}: {why}; give valid text") from error
         raise ValueError(
             f"prompt_file={config.prompt_file}: {why}; name a text file, or - for standard input"
         ) from error

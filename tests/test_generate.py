@@ -79,6 +79,8 @@ def test_a_prompt_file_that_is_not_text_is_refused(run_dir: Path, tmp_path: Path
         generate_samples(job(run_dir, prompt_file=str(tmp_path / "prompt")))
     with pytest.raises(ValueError, match="prompt_file=.*No such file"):
         generate_samples(job(run_dir, prompt_file=str(tmp_path / "nowhere")))
+    with pytest.raises(ValueError, match=r"prompt='\\udcff': not UTF-8"):  # as argv brings it
+        generate_samples(job(run_dir, prompt="\udcff"))
 
 
 def test_going_beyond_the_trained_length_warns(

@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO
+
+from megafm.files import atomic_open
 
 SPLITS = ("train", "validation")
 
@@ -71,44 +69,3 @@ def write_documents(data_dir: str | Path, split: str, documents: Iterable[Docume
         for document in documents:
             line = json.dumps(dataclasses.asdict(document), ensure_ascii=False)
             out.write(line.encode() + b"\n")
-
-
-@contextmanager
-def staging(data_dir: str | Path) -> Iterator[Path]:
-    """A folder to build new files of a data folder in; gone afterwards, however it ends."""
-    stage = Path(data_dir) / ".partial"
-    try:
-        stage.mkdir(parents=True, exist_ok=True)
-        yield stage
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-
-
-def publish(stage: Path, data_dir: str | Path) -> None:
-    """Move what was built into place, the manifest last: it vouches for the others."""
-    files = [path for path in stage.rglob("*") if path.is_file()]
-    for path in sorted(files, key=lambda path: (path.name == "manifest.json", path)):
-        target = Path(data_dir) / path.relative_to(stage)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(target)
-
-
-@contextmanager
-def atomic_open(path: Path) -> Iterator[IO[bytes]]:
-    """Open `path` for writing; what was there stays until all is on the disk.
-
-    Raises:
-        OSError: with the file's name, e.g. of a full disk; nothing is left behind.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as out:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from types import TracebackType
 
 import numpy as np
 
-from megafm.data.document import atomic_open
+from megafm.files import atomic_open
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1

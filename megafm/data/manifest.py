@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megafm.config import from_dict, to_dict
-from megafm.data.document import Document, atomic_open
+from megafm.data.document import Document
+from megafm.files import write_text
 
 FORMAT_VERSION = 1
+FILE_NAME = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,7 @@ class Manifest:
 
     def save(self, data_dir: str | Path) -> None:
         text = json.dumps(to_dict(self), indent=1, ensure_ascii=False)
-        with atomic_open(manifest_path(data_dir)) as out:
-            out.write(text.encode() + b"\n")
+        write_text(manifest_path(data_dir), text + "\n")
 
     @property
     def tokens(self) -> dict[str, int]:
@@ -92,7 +93,7 @@ class Manifest:
 
 
 def manifest_path(data_dir: str | Path) -> Path:
-    return Path(data_dir) / "manifest.json"
+    return Path(data_dir) / FILE_NAME
 
 
 def snapshot_id(splits: Mapping[str, Sequence[Document]], rules: Iterable[str]) -> str:

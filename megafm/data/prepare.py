@@ -18,12 +18,11 @@ from megafm.data.document import (
     SPLITS,
     Document,
     documents_path,
-    publish,
-    staging,
     write_documents,
 )
 from megafm.data.indexed import shard_paths
 from megafm.data.manifest import (
+    FILE_NAME,
     Manifest,
     SplitSummary,
     manifest_path,
@@ -31,6 +30,7 @@ from megafm.data.manifest import (
     summarise_sources,
 )
 from megafm.data.sources import Listing, list_files
+from megafm.files import publish, staging
 
 
 def prepare(job: DataJob, say: Callable[[str], None] = print) -> Manifest:
@@ -52,7 +52,10 @@ def prepare(job: DataJob, say: Callable[[str], None] = print) -> Manifest:
 
     documents, dropped = clean(listing, job.source)
     if not documents:
-        raise ValueError(f"{_where(job.source)}: no document to learn from{_reasons(dropped)}")
+        raise ValueError(
+            f"{_where(job.source)}: no document to learn from; left out{_reasons(dropped)}; "
+            "set source.path or source.pattern to text files"
+        )
     documents, cluster, removed = deduplicate(documents, job.near_duplicates)
     dropped.update(removed)
     validation = split.validation_rows(documents, cluster, job.split)
@@ -140,7 +143,7 @@ def _save(
             for name in SPLITS:
                 for path in shard_paths(Path(folder) / name):
                     path.unlink(missing_ok=True)
-        publish(stage, folder)
+        publish(stage, folder, last=FILE_NAME)
     return manifest
 
 

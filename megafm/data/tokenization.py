@@ -9,9 +9,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from megafm.data.document import SPLITS, Document, publish, read_documents, staging
+from megafm.data.document import SPLITS, Document, read_documents
 from megafm.data.indexed import IndexedDataset, IndexedDatasetWriter, token_dtype
-from megafm.data.manifest import Manifest
+from megafm.data.manifest import FILE_NAME, Manifest
+from megafm.files import publish, staging
 from megafm.tokenizer import Tokenizer
 
 BATCH_BYTES = 4_000_000
@@ -38,10 +39,9 @@ def tokenize(data_dir: str, tokenizer: Tokenizer, say: Callable[[str], None] = p
         tokenized = manifest.with_tokens(tokens, tokenizer.hash)
         tokenized.save(stage)
         manifest.without_tokens().save(data_dir)  # nothing vouches for shards that are half new
-        publish(stage, data_dir)
-    manifest = tokenized
-    say(f"{data_dir}: {_describe(manifest)}")
-    return manifest
+        publish(stage, data_dir, last=FILE_NAME)
+    say(f"{data_dir}: {_describe(tokenized)}")
+    return tokenized
 
 
 def check_tokenizer(data_dir: str, tokenizer: Tokenizer) -> Manifest:

@@ -7,6 +7,7 @@ data alone, so they are kept in the data folder, beside the snapshot they belong
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import lzma
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from megafm.data import Manifest, read_documents
 from megafm.evaluate.ngram import SMOOTHING, ByteNgram
+from megafm.files import write_text
 
 BASELINES_FILE = "baselines.json"
 Advance = Callable[[str, int], None]
@@ -55,7 +57,8 @@ def measure_baselines(
         "xz": xz_baseline(data_dir, advance),
     }
     kept = {name: dataclasses.asdict(baseline) for name, baseline in found.items()}
-    path.write_text(json.dumps({"snapshot_id": snapshot, "baselines": kept}, indent=2) + "\n")
+    with contextlib.suppress(OSError):  # a shared data folder may be read-only
+        write_text(path, json.dumps({"snapshot_id": snapshot, "baselines": kept}, indent=2) + "\n")
     return found
 
 

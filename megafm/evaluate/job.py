@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from megafm.device import device_name, resolve_device, resolve_precision, set_up
 from megafm.evaluate.baselines import Baseline, measure_baselines
 from megafm.evaluate.config import EvaluateJob
 from megafm.evaluate.score import check_windows, score_documents
+from megafm.files import write_text
 from megafm.infer.load import LoadedRun, load_run
 
 EVALUATION_FILE = "evaluation.json"
@@ -88,6 +88,11 @@ def score_model(
     num_tokens = sum(map(len, documents))
     num_bytes = int(sum(loaded.tokenizer.token_bytes()[document].sum() for document in documents))
     expected = manifest.splits["validation"].bytes
+    if expected == 0:
+        raise ValueError(
+            f"data.dir={config.data.dir}: its validation split is empty; run megafm data again "
+            "with split.validation_fraction=0.02"
+        )
     if num_bytes != expected:
         raise ValueError(
             f"data.dir={config.data.dir}: the validation shard stands for {num_bytes} bytes, "
@@ -166,9 +171,7 @@ def show(result: dict[str, Any], console: Console) -> None:
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write all of it or nothing."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def _measure_baselines(

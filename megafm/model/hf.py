@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from megafm.files import publish, staging
 from megafm.model.config import ModelConfig
 from megafm.model.decoder import Decoder, build
 from megafm.model.hf_config import read_config, to_hf_config
@@ -41,6 +42,7 @@ TENSOR_NAMES = {
 
 MAX_SHARD_BYTES = 5_000_000_000
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
@@ -79,25 +81,36 @@ def to_hf(
 ) -> None:
     """Write `model` (a Decoder) as a folder that transformers 4 and 5 load.
 
+    An older model in the folder is replaced once all of the new one is on the disk.
+
     Args:
         tokenizer_dir: its files are copied; tokenizer_config.json names the bos and eos tokens.
         dtype: of the tensors; by default that of the model.
+
+    Raises:
+        OSError: with the folder's name, e.g. of a full disk.
     """
     assert isinstance(model, Decoder)
     folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         their_name(name): parameter.detach().to("cpu", dtype).contiguous()
         for name, parameter in model.named_parameters()
     }
     ids: dict[str, int | None] = {"bos_token_id": None, "eos_token_id": None}
-    if tokenizer_dir is not None:
-        ids = _copy_tokenizer(Path(tokenizer_dir), folder)
     stored = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
-    values = to_hf_config(model.config) | {"torch_dtype": stored, "dtype": stored} | ids
-    _write_json(folder / "config.json", values)
-    _write_json(folder / "generation_config.json", {"do_sample": True, **ids})
-    _write_tensors(folder, tensors)
+    values = to_hf_config(model.config) | {"torch_dtype": stored, "dtype": stored}
+    with staging(folder) as stage:
+        if tokenizer_dir is not None:
+            ids = _copy_tokenizer(Path(tokenizer_dir), stage)
+        _write_json(stage / CONFIG, values | ids)
+        _write_json(stage / "generation_config.json", {"do_sample": True, **ids})
+        try:
+            _write_tensors(stage, tensors)
+        except SafetensorError as error:
+            raise OSError(f"{folder}: could not write the tensors ({error})") from error
+        for stale in (folder / CONFIG, *folder.glob("model*.safetensors"), folder / INDEX):
+            stale.unlink(missing_ok=True)
+        publish(stage, folder, last=CONFIG)
 
 
 def their_name(name: str) -> str:
@@ -120,9 +133,12 @@ def _read_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
                 f"{path}: missing; weights are read from {WEIGHTS} or from {INDEX} and "
                 "its shards, never from pickles: save them with safe_serialization=True"
             )
-        with safe_open(path, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (not a dict)
-                yield name, tensors.get_tensor(name)
+        try:
+            with safe_open(path, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 (not a dict)
+                    yield name, tensors.get_tensor(name)
+        except SafetensorError as error:
+            raise ValueError(f"{path}: damaged ({error}); copy or export it again") from error
 
 
 def _is_redundant(name: str, config: ModelConfig) -> bool:
@@ -144,8 +160,6 @@ def _check_tensors(folder: Path, model: Decoder, tensors: Mapping[str, torch.Ten
 
 def _write_tensors(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
     """One file, or numbered shards and their index once it would exceed MAX_SHARD_BYTES."""
-    for stale in (*folder.glob("model*.safetensors"), folder / INDEX):
-        stale.unlink(missing_ok=True)
     shards: list[dict[str, torch.Tensor]] = [{}]
     filled = 0
     for name, tensor in tensors.items():

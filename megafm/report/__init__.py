@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from megafm.files import write_text
 from megafm.report.collect import RunRecord, collect
 from megafm.report.figure import write_figure
 from megafm.report.page import page
@@ -25,8 +25,6 @@ def write_report(run_dir: str | Path, data_dir: str | Path | None = None) -> Pat
     """
     record = collect(run_dir, data_dir)
     path = Path(run_dir) / "report.html"
-    partial = path.with_suffix(".partial")
-    partial.write_text(page(record), encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, page(record))
     write_figure(record, path.with_suffix(".png"))
     return path

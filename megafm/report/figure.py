@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from megafm.files import atomic_open
 from megafm.report.collect import RunRecord
 from megafm.report.series import loss_ceiling, si, smooth
 
@@ -31,9 +32,8 @@ def write_figure(record: RunRecord, path: Path) -> None:
             axes.spines[["left", "bottom"]].set_color("#d5d5cf")
         _draw_loss(record, left)
         _draw_bits_per_byte(record, right)
-        partial = path.with_suffix(".partial.png")
-        figure.savefig(partial)
-        partial.replace(path)
+        with atomic_open(path) as out:
+            figure.savefig(out, format="png")
 
 
 def _draw_loss(record: RunRecord, axes: Any) -> None:

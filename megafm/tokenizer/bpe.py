@@ -18,6 +18,8 @@ import numpy as np
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
+from megafm.files import write_text
+
 END_OF_DOCUMENT = "<|endoftext|>"
 WORDS = "|".join(
     [
@@ -74,9 +76,8 @@ class Tokenizer:
             "clean_up_tokenization_spaces": False,
         }
         folder = Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
-        _replace(folder / "tokenizer.json", self._json)
+        write_text(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
+        write_text(folder / "tokenizer.json", self._json)
 
     def encode(self, text: str) -> list[int]:
         return self._inner.encode(text, add_special_tokens=False).ids
@@ -136,9 +137,3 @@ def train(texts: Iterator[str], vocab_size: int) -> Tokenizer:
             f"set tokenizer.vocab_size={reached} or less, or raise tokenizer.max_bytes"
         )
     return Tokenizer(inner)
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

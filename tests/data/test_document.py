@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from megafm.data.document import atomic_open, documents_path, read_documents, write_documents
+from megafm.data.document import documents_path, read_documents, write_documents
 from tests.data.helpers import document
 
 
@@ -32,13 +32,3 @@ def test_a_line_that_is_cut_off_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ValueError, match="train.jsonl, line 2: not a document"):
         list(read_documents(tmp_path, "train"))
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    target = tmp_path / "file"
-    target.write_text("old")
-    with pytest.raises(OSError, match=r"No space left.*file"), atomic_open(target) as out:
-        out.write(b"half of it")
-        raise OSError(28, "No space left on device")
-    assert target.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]

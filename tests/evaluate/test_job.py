@@ -9,7 +9,7 @@ import torch
 
 from megafm.checkpoint import load_model
 from megafm.config import compose
-from megafm.data import Manifest
+from megafm.data import Manifest, tokenize
 from megafm.evaluate.config import EvaluateJob
 from megafm.evaluate.job import evaluate
 from megafm.paths import DataDir, SavedRun
@@ -102,3 +102,12 @@ def test_hydra_composes_the_job() -> None:
 def test_a_size_below_one_is_named(field: str) -> None:
     with pytest.raises(ValueError, match=f"{field}=0: must be at least 1"):
         compose("evaluate", EvaluateJob, [f"{field}=0"])
+
+
+def test_a_data_folder_without_validation_documents_is_refused(
+    run_dir: Path, tmp_path: Path
+) -> None:
+    write_data(tmp_path, [])
+    tokenize(str(tmp_path), Tokenizer.load(run_dir / "tokenizer"), say=lambda text: None)
+    with pytest.raises(ValueError, match="validation split is empty; .*validation_fraction="):
+        evaluate(job(run_dir, data=DataDir(str(tmp_path))))

@@ -220,3 +220,24 @@ def assert_same_weights(model, expected):
 def assert_same_logits(theirs, ours):
     tokens = torch.arange(20)[None]
     torch.testing.assert_close(theirs(tokens).logits, ours(tokens), atol=2e-5, rtol=0)
+
+
+def test_a_full_disk_leaves_the_export_that_was_there(tmp_path, monkeypatch):
+    to_hf(random_model(SMALL), tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*arguments, **options):
+        raise hf.SafetensorError("No space left on device")
+
+    monkeypatch.setattr(hf, "save_file", full)
+    with pytest.raises(OSError, match=f"{tmp_path.name}: could not write the tensors .No space"):
+        to_hf(random_model(dataclasses.replace(SMALL, num_layers=1)), tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_weights_that_are_cut_off_are_named(tmp_path):
+    to_hf(random_model(SMALL), tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="model.safetensors: damaged"):
+        from_hf(tmp_path)

@@ -31,7 +31,8 @@ _CLASSIFIERS = {
 
 # The old free-form License field, when it is a short name and not the licence's text.
 _SHORT_NAMES = {
-    "BSD-3-Clause": r"(the )?(new |modified |simplified )?(bsd|[23][- ]clause bsd)\b.*",
+    "BSD-2-Clause": r"(the )?(simplified bsd|2[- ]clause bsd|bsd[- ]2[- ]clause)( license)?",
+    "BSD-3-Clause": r"(the )?((new |modified )?bsd|3[- ]clause bsd|bsd[- ]3[- ]clause)( license)?",
     "Apache-2.0": r"apache[- ]?(software )?(license)?,?( version)?[- ]?2(\.0)?( license)?",
     "MIT": r"(the )?mit( license)?",
     "ISC": r"isc( license)?",

@@ -27,6 +27,12 @@ GPL = ("Classifier", "License :: OSI Approved :: GNU General Public License v3 (
         ([("License", "Apache License, Version 2.0")], "Apache-2.0"),
         ([("License", "3-Clause BSD License")], "BSD-3-Clause"),
         ([("License", "The MIT License")], "MIT"),
+        ([("License", "BSD")], "BSD-3-Clause"),
+        ([("License", "Simplified BSD License")], "BSD-2-Clause"),
+        ([("License", "BSD-2-Clause")], "BSD-2-Clause"),
+        ([("License", "BSD-3-Clause OR GPL-2.0-only")], "BSD-3-Clause OR GPL-2.0-only"),
+        ([("License", "BSD 3-Clause, GPLv3")], "unknown"),
+        ([("License", "BSD-like, not for commercial use")], "unknown"),
         ([("License", "MPL-2.0 AND MIT")], "MPL-2.0 AND MIT"),
         ([("Classifier", "License :: OSI Approved")], "unknown"),
         ([("License", "see the file\nLICENSE")], "unknown"),
@@ -56,6 +62,10 @@ def test_licence_of_metadata(fields: list[tuple[str, str]], expected: str) -> No
 )
 def test_permissive(expression: str, allowed: bool) -> None:
     assert is_permissive(expression) is allowed
+
+
+def test_permissive_in_part_is_not_permissive() -> None:
+    assert not is_permissive(licence(metadata(("License", "BSD AND GPL-3.0-only"))))
 
 
 def test_every_classifier_must_be_permissive() -> None:

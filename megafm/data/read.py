@@ -55,7 +55,7 @@ def decode(data: bytes, suffix: str) -> str | Drop:
 def _read_lines(entry: SourceFile, max_bytes: int) -> Iterator[Document | Drop]:
     with entry.file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            if len(line) > 2 * max_bytes + 4096:  # even all escapes do not bring it under the limit
+            if len(line) > 6 * max_bytes + 4096:  # too long even if each byte was an escape, \u0041
                 yield Drop("too_large")
                 continue
             try:
@@ -63,7 +63,7 @@ def _read_lines(entry: SourceFile, max_bytes: int) -> Iterator[Document | Drop]:
                 text.encode()
             except UnicodeError:  # a lone surrogate, or bytes that are not UTF-8
                 yield Drop("undecodable")
-            except (ValueError, KeyError, TypeError, AttributeError):
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 yield Drop("no_text")
             else:
                 yield _document(entry, f"{entry.id}:{number}", text)

@@ -178,7 +178,11 @@ def _add(
 ) -> int:
     """Add one file and return its size; one that cannot be looked at is counted."""
     try:
+        path.encode()
         found = file.stat()
+    except UnicodeEncodeError:  # a name that is not UTF-8 cannot be an id
+        listing.dropped["undecodable_name"] += 1
+        return 0
     except OSError:  # gone, a link to itself, or no permission
         listing.dropped["unreadable"] += 1
         return 0

@@ -56,18 +56,25 @@ def test_jsonl_gives_a_document_per_line_and_counts_the_bad_ones(tmp_path: Path)
         json.dumps({"text": 5}).encode(),
         b'{"text": "\\ud800"}',
         b'{"text": "\xff"}',
-        b'{"text": "' + b"x" * 5_000_000 + b'"}',
+        b'{"text": "' + b"x" * 7_000_000 + b'"}',
+        b'{"text": ' + b"[" * 100_000,
         json.dumps({"text": "\u00e9"}).encode(),
     ]
     path.write_bytes(b"\n".join(lines))
     bad, undecodable = Drop("no_text"), Drop("undecodable")
     assert texts(path) == [
-        *("one", bad, bad, bad, undecodable, undecodable, Drop("too_large"), "\u00e9")
+        *("one", bad, bad, bad, undecodable, undecodable, Drop("too_large"), bad, "\u00e9")
     ]
     assert [r.id for r in read(entry(path), LIMIT) if isinstance(r, Document)] == [
         "corpus.jsonl:1",
-        "corpus.jsonl:8",
+        "corpus.jsonl:9",
     ]
+
+
+def test_escapes_in_jsonl_do_not_count_towards_the_limit_of_a_document(tmp_path: Path) -> None:
+    path = tmp_path / "russian.jsonl"
+    path.write_text(json.dumps({"text": "\u0434" * 10_000}))  # 60 kB of escapes, 20 kB of text
+    assert texts(path, limit=20_000) == ["\u0434" * 10_000]
 
 
 def test_a_file_that_went_away_is_counted(tmp_path: Path) -> None:

@@ -78,6 +78,17 @@ def test_links_in_a_circle_end_and_are_counted(tmp_path: Path) -> None:
     assert listing.dropped == {"linked_folder": 1, "unreadable": 1}
 
 
+def test_a_name_that_is_not_utf8_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "with\nline break.txt").write_text("x")
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.txt")).write_text("x")
+    except OSError:
+        pytest.skip("this file system refuses such names")
+    listing = list_files(Source(kind="files", path=str(tmp_path)))
+    assert [entry.id for entry in listing.files] == ["with\nline break.txt"]
+    assert listing.dropped == {"undecodable_name": 1}
+
+
 def test_a_folder_without_permission_is_counted() -> None:
     with tempfile.TemporaryDirectory() as name:  # one that another user may enter
         root = Path(name)

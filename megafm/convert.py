@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from megafm.config import job, to_dict
+from megafm.config import compose, job, to_dict
 from megafm.paths import SavedRun
 
 if TYPE_CHECKING:
@@ -64,13 +64,17 @@ def export(config: ConvertJob) -> None:
     """run.dir -> a folder that transformers loads.
 
     Raises:
-        ValueError: there is no such checkpoint, or transformers computes other logits from it.
+        ValueError: there is no such checkpoint, the tokenizer beside it is not its own, or
+            transformers computes other logits from the folder.
     """
     from megafm.checkpoint import load_model
+    from megafm.infer.load import load_tokenizer
     from megafm.model import Decoder, to_hf
 
     model, info = load_model(config.run.dir, config.run.step)
     assert isinstance(model, Decoder)
+    if info.tokenizer_hash is not None:
+        load_tokenizer(config.run.dir, info)  # for its check: a foreign one would be exported
     if config.dtype is not None:
         model = model.to(_dtype(config.dtype))
     output = Path(config.output or Path(config.run.dir) / "hf")
@@ -170,10 +174,10 @@ def _tokenizer_hash(folder: Path) -> str | None:
 
 
 def _overrides(config: ModelConfig) -> str:
-    """The overrides that name this model on a command line."""
-    from megafm.model import ModelConfig
+    """The overrides that name this model on a command line of `megafm train`."""
+    from megafm.train.config import TrainJob
 
-    default, values = to_dict(ModelConfig()), to_dict(config)
+    default, values = to_dict(compose("train", TrainJob, []).model), to_dict(config)
     changed = [f.name for f in dataclasses.fields(config) if values[f.name] != default[f.name]]
     return " ".join(f"model.{name}={_quote(values[name])}" for name in changed)
 

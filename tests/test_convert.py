@@ -72,6 +72,12 @@ def test_half_precision_export_takes_half_the_bytes(run_dir):
     assert from_hf(run_dir / "hf").norm.weight.dtype == torch.bfloat16
 
 
+def test_a_tokenizer_that_is_not_the_checkpoints_is_not_exported(run_dir):
+    tokenizer.train(iter(["def f(x):\n    return x\n" * 2]), 259).save(run_dir / "tokenizer")
+    with pytest.raises(ValueError, match="put that tokenizer.json back"):
+        export(ConvertJob(run=SavedRun(str(run_dir)), verify=False))
+
+
 def test_existing_run_is_never_overwritten(run_dir):
     export(ConvertJob(run=SavedRun(str(run_dir)), verify=False))
     job = ConvertJob(to="megafm", input=str(run_dir / "hf"), run=SavedRun(str(run_dir)))

@@ -29,12 +29,17 @@ def load_run(run: SavedRun, device: torch.device | str = "cpu") -> LoadedRun:
             is not the one it was trained with.
     """
     model, info = checkpoint.load_model(run.dir, run.step, device)
-    folder = Path(run.dir) / "tokenizer"
+    assert isinstance(model, Decoder)
+    return LoadedRun(model, load_tokenizer(run.dir, info), info)
+
+
+def load_tokenizer(run_dir: str | Path, info: CheckpointInfo) -> Tokenizer:
+    """The tokenizer in a run folder, which must be the one that the checkpoint names, if any."""
+    folder = Path(run_dir) / "tokenizer"
     tokenizer = Tokenizer.load(folder)
     if info.tokenizer_hash not in (None, tokenizer.hash):
         raise ValueError(
-            f"run.dir={run.dir}: {folder} has the hash {tokenizer.hash[:12]}, its checkpoint was "
+            f"run.dir={run_dir}: {folder} has the hash {tokenizer.hash[:12]}, its checkpoint was "
             f"trained with {str(info.tokenizer_hash)[:12]}; put that tokenizer.json back"
         )
-    assert isinstance(model, Decoder)
-    return LoadedRun(model, tokenizer, info)
+    return tokenizer

@@ -29,7 +29,7 @@ class Sampling:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
+        if not self.temperature >= 0:  # so that nan is refused too
             raise ValueError(
                 f"temperature={self.temperature}: must be 0 (greedy) or more; set temperature=0.8"
             )
@@ -37,7 +37,7 @@ class Sampling:
             raise ValueError(f"top_k={self.top_k}: must be 0 (all tokens) or more; set top_k=50")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p}: must be above 0 and at most 1; set top_p=0.95")
-        if self.repetition_penalty <= 0:
+        if not self.repetition_penalty > 0:
             raise ValueError(
                 f"repetition_penalty={self.repetition_penalty}: must be above 0; "
                 "set repetition_penalty=1.0 (none)"
@@ -62,6 +62,7 @@ def sample(
     scores = penalize_repetition(logits.float(), previous, sampling.repetition_penalty)
     if sampling.temperature == 0:
         return scores.argmax(-1)
+    scores = scores - scores.max(-1, keepdim=True).values  # 0 at most: no temperature overflows
     scores = keep_top_k(scores / sampling.temperature, sampling.top_k)
     probabilities = keep_top_p(scores, sampling.top_p).softmax(-1)
     return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from transformers import (
@@ -68,7 +70,7 @@ def test_temperature_zero_takes_the_most_likely_token(
 
 def test_a_tiny_temperature_does_not_overflow(logits: torch.Tensor, previous: torch.Tensor) -> None:
     assert torch.equal(
-        sample(logits, previous, Sampling(temperature=1e-6)),
+        sample(logits, previous, Sampling(temperature=1e-45)),
         logits.argmax(-1),
     )
 
@@ -87,7 +89,7 @@ def test_an_empty_history_is_allowed(logits: torch.Tensor) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [("temperature", -1.0), ("top_k", -1), ("top_p", 0.0), ("top_p", 1.1)]
-    + [("repetition_penalty", 0.0)],
+    + [("repetition_penalty", 0.0), ("repetition_penalty", math.nan), ("temperature", math.nan)],
 )
 def test_a_setting_that_cannot_work_is_named(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"^{field}={value}: .*set {field}="):

@@ -25,8 +25,11 @@ constexpr int64_t most_blocks = 64;
 constexpr int64_t fewest_rows_per_block = 16;
 
 int64_t rows_of(const Tensor& x) {
-  const int64_t dim = x.size(x.dim() - 1);
-  return dim == 0 ? 0 : x.numel() / dim;
+  int64_t rows = 1;
+  for (int64_t i = 0; i + 1 < x.dim(); ++i) {
+    rows *= x.size(i);
+  }
+  return rows;
 }
 
 template <typename T>

@@ -6,43 +6,57 @@ It is a plain shared library on torch's stable ABI; loading it registers `torch.
 from __future__ import annotations
 
 import functools
+import threading
 from pathlib import Path
 
 import torch
 
-FIX = "make setup"
+CHECKOUT = Path(__file__).parents[2]
+FIX = (
+    "make setup"
+    if (CHECKOUT / "csrc").is_dir()
+    else "pip install --no-build-isolation --force-reinstall --no-deps SOURCE_OF_MEGAFM"
+)
 
 
 def library_path() -> Path | None:
     """Where the built library lies, or None."""
-    return next(iter(sorted(Path(__file__).parent.parent.glob("_ops*.so"))), None)
+    path = Path(__file__).parent.parent / "_ops.so"
+    return path if path.exists() else None
+
+
+_loading = threading.Lock()
+
+
+def library_missing() -> str | None:
+    """Load the library; why it cannot be used, in one line, or None when it is loaded."""
+    with _loading:
+        return _load()
 
 
 @functools.cache
-def library_missing() -> str | None:
-    """Load the library; why it cannot be used, in one line, or None when it is loaded."""
+def _load() -> str | None:
     path = library_path()
     if path is None:
         return "the C++ extension is not built"
     try:
         torch.ops.load_library(path)
-    except OSError as error:
+        from megafm.ops.cpp import rms_norm
+
+        rms_norm.register_formulas()
+    except (OSError, RuntimeError) as error:  # no library; or one of another version of megafm
         cause = error.__cause__ or error  # the linker's own words, such as an undefined symbol
         return f"{path.name} does not load: {str(cause).splitlines()[0]}"
-    from megafm.ops.cpp import rms_norm
-
-    rms_norm.register_formulas()
     return None
 
 
 def is_stale() -> bool:
     """Whether, in a checkout, a C++ source is newer than the library."""
     path = library_path()
-    csrc = Path(__file__).parents[2] / "csrc"
     if path is None:
         return False
     built = path.stat().st_mtime
-    return any(source.stat().st_mtime > built for source in csrc.rglob("*.[ch]*"))
+    return any(source.stat().st_mtime > built for source in (CHECKOUT / "csrc").rglob("*.[ch]*"))
 
 
 def instruction_sets() -> tuple[str, list[str]]:

@@ -5,6 +5,7 @@ One pass over parameter, gradient and both moments: 28 bytes moved per fp32 para
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -17,25 +18,31 @@ class AdamW(torch.optim.AdamW):
 
     Args:
         params: tensors, (name, tensor) pairs or parameter groups, as torch takes them.
-        options: `lr`, `betas`, `eps`, `weight_decay` ... of torch.optim.AdamW.
+        options: `betas`, `eps`, `weight_decay` ... of torch.optim.AdamW.
     """
 
     def __init__(self, params: Any, lr: float = 1e-3, **options: Any) -> None:
-        params = list(params)
-        fused = all(tensor.device.type in FUSED_DEVICES for tensor in _tensors(params))
-        super().__init__(params, lr=lr, fused=fused, **options)
+        if not isinstance(params, torch.Tensor):  # torch says what it takes instead
+            params = [_with_list(item) for item in params]
+            devices = {tensor.device.type for tensor in _tensors(params)}
+            fusible = devices <= {*FUSED_DEVICES} and not options.get("foreach")
+            options.setdefault("fused", fusible)
+        super().__init__(params, lr=lr, **options)
 
 
-def _tensors(params: Any) -> list[torch.Tensor]:
-    if isinstance(params, torch.Tensor):
-        return [params]
-    items = [item["params"] if isinstance(item, dict) else item for item in params]
-    tensors: list[torch.Tensor] = []
+def _with_list(item: Any) -> Any:
+    """A parameter group with its parameters in a list: an iterator can be looked at only once."""
+    if not isinstance(item, dict) or isinstance(item["params"], torch.Tensor):
+        return item
+    return {**item, "params": list(item["params"])}
+
+
+def _tensors(items: Iterable[Any]) -> Iterator[torch.Tensor]:
     for item in items:
         if isinstance(item, torch.Tensor):
-            tensors.append(item)
-        elif isinstance(item, tuple) and isinstance(item[0], str):
-            tensors.append(item[1])
+            yield item
+        elif isinstance(item, tuple):  # (name, tensor)
+            yield item[1]
         else:
-            tensors.extend(_tensors(list(item)))
-    return tensors
+            params = item["params"]
+            yield from [params] if isinstance(params, torch.Tensor) else _tensors(params)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from megafm.ops import registry
+from megafm.ops.autocast import autocast_dtype
 from megafm.ops.blockwise_attention import Layout, blockwise_attention
 
 Attended = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
@@ -39,7 +40,7 @@ def attention(
     """Attend from every query to the keys it may see.
 
     Args:
-        q: (batch, seq_q, heads, head_dim).
+        q: (batch, seq_q, heads, head_dim); q, k and v have one dtype.
         k, v: (batch, seq_k, kv_heads, head_dim of each); heads is a multiple of kv_heads, head
             h reads kv head h // (heads // kv_heads).
         causal: the last query sees the last key (bottom-right), so decoding with a KV cache
@@ -56,10 +57,13 @@ def attention(
         return_lse: also return the log of each softmax's denominator, sinks included.
 
     Returns:
-        out (batch, seq_q, heads, head_dim of v) in the dtype of q; with return_lse also lse
-        (batch, heads, seq_q) float32 (float64 for float64 input), -inf where no key is seen.
+        out (batch, seq_q, heads, head_dim of v) in the dtype of q (autocast's inside autocast);
+        with return_lse also lse (batch, heads, seq_q) float32 (float64 for float64 input), -inf
+        where no key is seen.
     """
-    _check(q, k, v, window, cu_seqlens, cu_seqlens_k)
+    dtype = autocast_dtype(q)
+    if dtype is not None:
+        q, k, v = (x.to(dtype) for x in (q, k, v))
     options = Options(
         causal=causal,
         scale=q.shape[-1] ** -0.5 if scale is None else scale,
@@ -72,7 +76,11 @@ def attention(
         deterministic=deterministic,
         return_lse=return_lse,
     )
-    return registry.dispatch("attention", q.device, q, k, v, options)
+    _check(q, k, v, options, cu_seqlens_k)
+    if dtype is None:
+        return registry.dispatch("attention", q.device, q, k, v, options)
+    with torch.autocast(q.device.type, enabled=False):  # for the softmax of the reference
+        return registry.dispatch("attention", q.device, q, k, v, options)
 
 
 @dataclass(frozen=True)
@@ -169,6 +177,8 @@ def _sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options) -
 def _sdpa_refuses(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options
 ) -> str | None:
+    if options.scale <= 0:
+        return f"its mask turns to NaN with scale={options.scale}"
     if options.deterministic and q.device.type == "cuda":
         return "torch's backward on CUDA is not deterministic"
     if options.cu_seqlens is not None and options.cu_seqlens_k is not options.cu_seqlens:
@@ -209,21 +219,34 @@ def _check(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    window: int | None,
-    cu_seqlens: torch.Tensor | None,
+    options: Options,
     cu_seqlens_k: torch.Tensor | None,
 ) -> None:
-    if k.shape[:3] != v.shape[:3] or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+    if not _fit_together(q, k, v):
         shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v))
         raise ValueError(f"attention: q, k, v of shapes {shapes} do not fit together")
-    if q.shape[2] % k.shape[2]:
-        raise ValueError(f"attention: {q.shape[2]} heads are no multiple of {k.shape[2]} kv heads")
+    if not q.dtype == k.dtype == v.dtype:
+        raise ValueError(f"attention: q, k, v are {q.dtype}, {k.dtype}, {v.dtype}; give one dtype")
+    heads, window, cu_seqlens = q.shape[2], options.window, options.cu_seqlens
+    if heads % max(1, k.shape[2]):
+        raise ValueError(f"attention: {heads} heads are no multiple of {k.shape[2]} kv heads")
     if window is not None and window < 1:
         raise ValueError(f"attention: window={window}: set at least 1, or None for no window")
+    if options.softcap is not None and options.softcap <= 0:
+        raise ValueError(f"attention: softcap={options.softcap}: set it above 0, or None")
+    if options.sinks is not None and options.sinks.shape != (heads,):
+        shape = tuple(options.sinks.shape)
+        raise ValueError(f"attention: sinks {shape}: set one per head, ({heads},)")
     if cu_seqlens is None and cu_seqlens_k is not None:
         raise ValueError("attention: cu_seqlens_k without cu_seqlens; give both")
     if cu_seqlens is not None and q.shape[0] != 1:
         raise ValueError(f"attention: cu_seqlens wants documents in a batch of 1, not {q.shape[0]}")
+
+
+def _fit_together(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
+    if not q.dim() == k.dim() == v.dim() == 4:
+        return False
+    return k.shape[:3] == v.shape[:3] and q.shape[0] == k.shape[0] and q.shape[3] == k.shape[3]
 
 
 registry.register("attention", "reference", registry.Backend(reference))

@@ -45,8 +45,7 @@ def blockwise_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layout
 ) -> torch.Tensor:
     """As megafm.ops.attention, for seq_q <= seq_k."""
-    with torch.autocast(q.device.type, enabled=False):
-        return _Blockwise.apply(q, k, v, layout)
+    return _Blockwise.apply(q, k, v, layout)
 
 
 class _Blockwise(torch.autograd.Function):
@@ -145,6 +144,6 @@ def _rows(x: torch.Tensor, block: Block, k: torch.Tensor) -> torch.Tensor:
 
 def _put_rows(out: torch.Tensor, block: Block, rows: torch.Tensor) -> None:
     """Write what `_rows` took apart into its place in (batch, seq, heads, head_dim)."""
-    batch, _, heads, _ = out.shape
-    by_head = rows.view(batch, heads, block.end - block.begin, -1)
+    batch, _, heads, head_dim = out.shape
+    by_head = rows.view(batch, heads, block.end - block.begin, head_dim)
     out[:, block.begin : block.end] = by_head.transpose(1, 2)

@@ -18,6 +18,7 @@ import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
 
 from megafm.ops import registry
+from megafm.ops.autocast import autocast_dtype
 from megafm.ops.cross_entropy import cross_entropy, own_columns
 
 # Size of a chunk's logits in fp32: on a CPU a share of the last-level cache.
@@ -68,12 +69,12 @@ def linear_cross_entropy(
         raise ValueError(f"linear_cross_entropy: {shapes}: set (tokens, dim) and (tokens,)")
     if reduction not in ("sum", "none"):
         raise ValueError(f"linear_cross_entropy: reduction={reduction}: set 'sum' or 'none'")
+    if softcap is not None and softcap <= 0:
+        raise ValueError(f"linear_cross_entropy: softcap={softcap}: set it above 0, or None")
     terms = LossTerms(ignore_index, softcap, z_loss, group)
-    device = hidden.device
-    if torch.is_autocast_enabled(device.type):
-        hidden = hidden.to(torch.get_autocast_dtype(device.type))
+    hidden = hidden.to(autocast_dtype(hidden) or hidden.dtype)
     name = "linear_cross_entropy"
-    return registry.dispatch(name, device, hidden, weight, targets, terms, reduction)
+    return registry.dispatch(name, hidden.device, hidden, weight, targets, terms, reduction)
 
 
 def reference(
@@ -146,8 +147,10 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        registry.refuse_second_derivative("linear_cross_entropy")
+        # In the loss's precision: a factor rounded to bf16 would bend every element alike.
         d_hidden, d_weight = (
-            None if saved is None else saved * grads[0].to(saved.dtype)
+            None if saved is None else (saved.to(grads[0].dtype) * grads[0]).to(saved.dtype)
             for saved in ctx.saved_tensors
         )
         return d_hidden, d_weight, None, None
@@ -170,6 +173,7 @@ class _PerToken(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        registry.refuse_second_derivative("linear_cross_entropy")
         hidden, weight, targets = ctx.saved_tensors
         needed = ctx.needs_input_grad[:2]
         _, d_hidden, d_weight = _run(hidden, weight, targets, ctx.terms, grads[0], needed)

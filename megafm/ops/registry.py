@@ -103,6 +103,13 @@ def dispatch(op: str, device: torch.device, *args: Any, **kwargs: Any) -> Any:
     return backends["reference"].run(*args, **kwargs)
 
 
+def refuse_second_derivative(op: str) -> None:
+    """For a backward that autograd cannot differentiate: a silent zero would be the alternative."""
+    if torch.is_grad_enabled():
+        message = f"{op}: this backend has no second derivative; set ops.{op}=reference"
+        raise NotImplementedError(message)
+
+
 # Probes and warnings run as ordinary Python while torch.compile traces; their answers never change.
 @torch.compiler.assume_constant_result
 def why_not(op: str, backend: str) -> str | None:

@@ -30,13 +30,19 @@ def rms_norm(
     Args:
         x: (..., dim), any floating dtype.
         weight: (dim,), the dtype of `x` or fp32.
-        residual: (..., dim) like `x`; is added to `x` first.
+        residual: (..., dim), is added to `x` first; the wider dtype of the two is that of both.
 
     Returns:
         y (..., dim) in the dtype of `x`; with a residual, the pair (y, x + residual).
     """
     if weight.shape != x.shape[-1:]:
         raise ValueError(f"rms_norm: weight {tuple(weight.shape)} does not fit x {tuple(x.shape)}")
+    if residual is not None:
+        if residual.shape != x.shape:
+            shapes = f"{tuple(residual.shape)} does not fit x {tuple(x.shape)}"
+            raise ValueError(f"rms_norm: residual {shapes}")
+        wide = torch.promote_types(x.dtype, residual.dtype)
+        x, residual = x.to(wide), residual.to(wide)
     return registry.dispatch("rms_norm", x.device, x, weight, eps, residual)
 
 

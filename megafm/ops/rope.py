@@ -150,6 +150,9 @@ def apply_rope(
     Returns:
         q, k rotated, in their dtypes; computed in fp32 (fp64 for fp64 input).
     """
+    if q.shape[:2] != k.shape[:2] or not q.shape[-1] == k.shape[-1] == 2 * cos.shape[-1]:
+        shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)} and cos {tuple(cos.shape)}"
+        raise ValueError(f"apply_rope: {shapes} do not fit together")
     if positions is None and q.shape[1] > cos.shape[0]:
         raise ValueError(f"apply_rope: seq {q.shape[1]} is longer than the cache {cos.shape[0]}")
     return registry.dispatch("rope", q.device, q, k, cos, sin, positions, interleaved)

@@ -17,6 +17,9 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     Returns:
         (..., ffn_dim) in the dtype of `gate`.
     """
+    if gate.shape != up.shape or gate.dtype != up.dtype:
+        both = f"{gate.dtype} {tuple(gate.shape)}, up {up.dtype} {tuple(up.shape)}"
+        raise ValueError(f"swiglu: gate is {both}; give one shape and dtype")
     return registry.dispatch("swiglu", gate.device, gate, up)
 
 

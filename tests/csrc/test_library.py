@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -36,9 +37,20 @@ def test_needs_nothing_of_python_and_of_torch_only_its_stable_c_interface() -> N
 
 
 def test_a_library_that_does_not_load_says_so(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: pytest.TempPathFactory
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    broken = tmp_path / "_ops.so"  # type: ignore[operator]
+    broken = tmp_path / "_ops.so"
     broken.write_text("not a library")
     monkeypatch.setattr(_library, "library_path", lambda: broken)
-    assert _library.library_missing.__wrapped__().startswith("_ops.so does not load: ")
+    assert _library._load.__wrapped__().startswith("_ops.so does not load: ")
+
+
+@needs_library
+def test_a_library_that_lacks_an_op_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after an update of Python files beside an old library."""
+
+    def lacks() -> None:
+        raise RuntimeError("operator megafm::new does not exist")
+
+    monkeypatch.setattr("megafm.ops.cpp.rms_norm.register_formulas", lacks)
+    assert "operator megafm::new does not exist" in (_library._load.__wrapped__() or "")

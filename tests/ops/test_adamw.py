@@ -36,3 +36,18 @@ def test_is_fused_on_the_cpu_whatever_form_the_parameters_take(form: str) -> Non
 
 def test_is_not_fused_where_there_is_no_fused_kernel() -> None:
     assert ops.AdamW([torch.zeros(2, device="meta", requires_grad=True)]).defaults["fused"] is False
+
+
+def test_a_group_given_as_an_iterator_keeps_its_parameters() -> None:
+    groups = ops.AdamW([{"params": torch.nn.Linear(3, 2).parameters()}]).param_groups
+    assert len(groups[0]["params"]) == 2
+
+
+@pytest.mark.parametrize("option", [{"fused": False}, {"foreach": True}])
+def test_another_implementation_can_be_asked_for(option: dict[str, bool]) -> None:
+    assert not ops.AdamW(torch.nn.Linear(3, 2).parameters(), **option).defaults["fused"]
+
+
+def test_a_bare_tensor_is_refused_by_torch() -> None:
+    with pytest.raises(TypeError, match="should be an iterable"):
+        ops.AdamW(torch.nn.Parameter(torch.zeros(2)))

@@ -203,7 +203,10 @@ def test_compiled_in_one_graph_equals_eager(name: str) -> None:
     [
         (((1, 4, 2, 8), (1, 4, 2, 4)), {}, "do not fit together"),
         (((1, 4, 3, 8), (1, 4, 2, 8)), {}, "3 heads are no multiple of 2 kv heads"),
+        (((4, 2, 8), (4, 2, 8)), {}, "do not fit together"),
         (((1, 4, 2, 8), (1, 4, 2, 8)), {"window": 0}, "window=0"),
+        (((1, 4, 2, 8), (1, 4, 2, 8)), {"softcap": 0.0}, "softcap=0.0"),
+        (((1, 4, 2, 8), (1, 4, 2, 8)), {"sinks": torch.zeros(3)}, r"sinks \(3,\): set one per"),
         (((2, 4, 2, 8), (2, 4, 2, 8)), {"cu_seqlens": torch.tensor([0, 4])}, "batch of 1, not 2"),
         (((1, 4, 2, 8), (1, 4, 2, 8)), {"cu_seqlens_k": torch.tensor([0, 4])}, "give both"),
     ],
@@ -212,3 +215,28 @@ def test_wrong_arguments_are_refused(shapes: tuple, options: dict, message: str)
     q, k = (torch.randn(shape) for shape in shapes)
     with pytest.raises(ValueError, match=message):
         ops.attention(q, k, k, **options)
+
+
+def test_mixed_dtypes_are_refused() -> None:
+    q, k, v = (torch.randn(1, 4, 2, 8) for _ in range(3))
+    with pytest.raises(ValueError, match=r"bfloat16, torch.float32, .*; give one dtype"):
+        ops.attention(q.bfloat16(), k, v)
+
+
+@pytest.mark.parametrize("backend", ["reference", "sdpa"])
+def test_autocast_gives_its_dtype_and_a_float32_softmax(backend: str) -> None:
+    (q, k, v), _ = make("causal")
+    with ops.use(attention=backend):
+        with torch.autocast("cpu", torch.bfloat16):
+            out = ops.attention(q, k, v)
+        assert torch.equal(out, ops.attention(*(x.bfloat16() for x in (q, k, v))))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ops.attention(q, k, v, return_lse=True)[1].dtype == torch.float32
+        assert ops.attention(q.double(), k.double(), v.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("scale", [0.0, -2.0])
+def test_scales_that_torch_turns_to_nan_go_elsewhere(scale: float) -> None:
+    tensors, _ = make("causal")
+    expected = one_query_at_a_time(*tensors, scale=scale)[0]
+    torch.testing.assert_close(ops.attention(*tensors, scale=scale), expected)

@@ -73,3 +73,10 @@ def test_compiled_in_one_graph_equals_eager() -> None:
     torch.testing.assert_close(compiled(*inputs), ours({})(*inputs))
     gradients = torch.autograd.grad(compiled(*inputs).sum(), inputs)
     torch.testing.assert_close(gradients, torch.autograd.grad(ours({})(*inputs).sum(), inputs))
+
+
+def test_takes_an_empty_batch() -> None:
+    q, k, v = (torch.randn(0, 6, 2, 8, requires_grad=True) for _ in range(3))
+    out = ours({})(q, k, v)
+    out.sum().backward()
+    assert out.shape == q.shape == q.grad.shape

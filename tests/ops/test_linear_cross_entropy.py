@@ -178,3 +178,32 @@ def test_wrong_arguments_are_refused() -> None:
         ops.linear_cross_entropy(hidden, weight, targets[1:])
     with pytest.raises(ValueError, match="reduction=mean"):
         ops.linear_cross_entropy(hidden, weight, targets, reduction="mean")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"softcap=0.0: set it above 0"):
+        ops.linear_cross_entropy(hidden, weight, targets, softcap=0.0)
+
+
+def test_a_factor_on_the_loss_is_not_rounded_to_bf16() -> None:
+    hidden, weight, targets = make()
+    leaves = [x.bfloat16().requires_grad_() for x in (hidden, weight)]
+    loss = ops.linear_cross_entropy(*leaves, targets)
+    factor = 1 + 2**-8  # halfway between two bf16: rounds to 1
+    plain = torch.autograd.grad(loss, leaves, retain_graph=True)
+    scaled = torch.autograd.grad(loss * factor, leaves)
+    for ours, one in zip(scaled, plain, strict=True):
+        assert torch.equal(ours, (one.double() * factor).bfloat16())
+        assert not torch.equal(ours, one)
+
+
+def test_float64_stays_float64_inside_autocast() -> None:
+    hidden, weight, targets = make()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = ops.linear_cross_entropy(hidden.double(), weight.double(), targets)
+    assert loss.dtype == torch.float64
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_second_derivatives_are_refused_instead_of_being_wrong(reduction: str) -> None:
+    hidden, weight, targets = make()
+    loss = ops.linear_cross_entropy(hidden.requires_grad_(), weight, targets, reduction=reduction)
+    with pytest.raises(NotImplementedError, match="set ops.linear_cross_entropy=reference"):
+        torch.autograd.grad(loss.sum(), hidden, create_graph=True)

@@ -15,7 +15,7 @@ needs_library = pytest.mark.skipif(
 ISAS = ("plain", "avx2", "avx512")
 CPU = [pytest.param(f"cpu-{isa}", marks=needs_library) for isa in ISAS]
 BACKENDS = ["reference", "torch", *CPU]
-SHAPES = [(5, 33), (2, 3, 257), (70, 64), (1, 3), (0, 16), (3, 0, 8)]
+SHAPES = [(5, 33), (2, 3, 257), (70, 64), (1, 3), (0, 16), (3, 0, 8), (3, 0)]
 
 
 @pytest.fixture
@@ -155,3 +155,32 @@ def test_cpu_op_refuses_what_it_cannot_take(
 def test_weight_of_another_width_is_refused() -> None:
     with pytest.raises(ValueError, match=r"weight \(3,\) does not fit x \(2, 4\)"):
         ops.rms_norm(torch.randn(2, 4), torch.randn(3))
+
+
+def test_residual_of_another_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"residual \(4,\) does not fit x \(2, 4\)"):
+        ops.rms_norm(torch.randn(2, 4), torch.ones(4), residual=torch.randn(4))
+
+
+@pytest.mark.parametrize("backend", ["reference", *CPU], indirect=True)
+def test_the_wider_of_x_and_residual_is_the_dtype_of_both_outputs(backend: str) -> None:
+    x, residual = torch.randn(3, 8).bfloat16().requires_grad_(), torch.randn(3, 8)
+    y, total = ops.rms_norm(x, torch.ones(8), residual=residual)
+    assert y.dtype == total.dtype == torch.float32
+    torch.testing.assert_close(y, plain(x.float() + residual, torch.ones(8)))
+    y.sum().backward()
+    assert x.grad is not None and x.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
+def test_second_derivatives_are_right_or_refused(backend: str) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(3, 8, requires_grad=True), torch.randn(8)
+    try:
+        (slope,) = torch.autograd.grad(ops.rms_norm(x, weight).sum(), x, create_graph=True)
+    except NotImplementedError as error:
+        assert str(error).endswith("set ops.rms_norm=reference")
+        return
+    (found,) = torch.autograd.grad(slope.square().sum(), x)
+    (slope,) = torch.autograd.grad(plain(x, weight).sum(), x, create_graph=True)
+    torch.testing.assert_close(found, torch.autograd.grad(slope.square().sum(), x)[0])

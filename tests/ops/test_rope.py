@@ -149,3 +149,10 @@ def test_wrong_sizes_are_refused() -> None:
     q = torch.randn(1, 5, 1, 4)
     with pytest.raises(ValueError, match="seq 5 is longer than the cache 4"):
         ops.apply_rope(q, q, *ops.rope_cache(4, 4))
+
+
+@pytest.mark.parametrize(("seq_k", "width"), [(5, 4), (1, 1)])
+def test_shapes_that_would_only_broadcast_are_refused(seq_k: int, width: int) -> None:
+    cos, sin = (table[:, :width] for table in ops.rope_cache(8, 8))
+    with pytest.raises(ValueError, match="do not fit together"):
+        ops.apply_rope(torch.randn(1, 1, 2, 8), torch.randn(1, seq_k, 2, 8), cos, sin)

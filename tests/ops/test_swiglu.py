@@ -29,3 +29,9 @@ def test_large_gates_are_finite() -> None:
 def test_gradients_match_finite_differences() -> None:
     gate, up = (torch.randn(2, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
     assert torch.autograd.gradcheck(ops.swiglu, (gate, up))
+
+
+@pytest.mark.parametrize("up", [torch.ones(3), torch.ones(2, 3).bfloat16()])
+def test_another_shape_or_dtype_is_refused(up: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="give one shape and dtype"):
+        ops.swiglu(torch.ones(2, 3), up)

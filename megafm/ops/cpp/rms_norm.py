@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from megafm.ops import registry
+
 STORAGE = (torch.float32, torch.bfloat16)
 
 
@@ -23,8 +25,8 @@ def refuses(
 ) -> str | None:
     if x.dtype not in STORAGE or weight.dtype not in (x.dtype, torch.float32):
         return f"no kernel for x {x.dtype} with weight {weight.dtype}"
-    if residual is not None and (residual.dtype != x.dtype or residual.shape != x.shape):
-        return f"residual is {residual.dtype} {tuple(residual.shape)}, unlike x"
+    if residual is not None and residual.dtype != x.dtype:
+        return f"residual is {residual.dtype}, unlike x"
     return None
 
 
@@ -70,6 +72,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -
 
 
 def _backward(ctx: Any, d_y: torch.Tensor, d_rstd: Any) -> tuple[torch.Tensor | None, ...]:
+    registry.refuse_second_derivative("rms_norm")
     d_x, d_weight = torch.ops.megafm.rms_norm_backward(d_y, None, *ctx.saved_tensors)
     return d_x, d_weight, None
 
@@ -83,5 +86,6 @@ def _save_add(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...
 def _backward_add(
     ctx: Any, d_y: torch.Tensor, d_total: torch.Tensor, d_rstd: Any
 ) -> tuple[torch.Tensor | None, ...]:
+    registry.refuse_second_derivative("rms_norm")
     d_x, d_weight = torch.ops.megafm.rms_norm_backward(d_y, d_total, *ctx.saved_tensors)
     return d_x, d_x, d_weight, None

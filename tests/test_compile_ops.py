@@ -61,9 +61,20 @@ def test_the_message_says_for_what_and_with_what(checkout):
 
 def test_nothing_is_compiled_or_linked_twice(checkout):
     build(checkout)
-    library = (checkout / "megafm" / "_ops.so").stat()
+    library = (checkout / "megafm" / "_ops.so").stat().st_ino
     assert "compiled 0 of" in build(checkout)
-    assert (checkout / "megafm" / "_ops.so").stat() == library
+    assert (checkout / "megafm" / "_ops.so").stat().st_ino == library
+
+
+def test_a_library_elsewhere_is_linked_anew_when_the_objects_are_newer(checkout):
+    build(checkout)
+    library = (checkout / "megafm" / "_ops.so").stat().st_ino
+    later(checkout / "csrc" / "ops.cpp")
+    compile_ops.build(checkout / "wheel" / "_ops.so")
+    for obj in (checkout / "build" / "ops").glob("*.o"):
+        later(obj)
+    assert "compiled 0 of" in build(checkout)
+    assert (checkout / "megafm" / "_ops.so").stat().st_ino != library
 
 
 def test_a_changed_source_is_compiled_alone(checkout):
@@ -103,7 +114,7 @@ def test_a_warning_fails_the_strict_build_alone(checkout):
 def test_no_compiler_names_the_package_that_brings_one(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    assert compile_ops.why_not() == "no C++ compiler; apt-get install g++ (or set CXX)"
+    assert compile_ops.why_not() == "no C++ compiler on the PATH; apt-get install g++ (or set CXX)"
     monkeypatch.setenv("CXX", "nothing++")
     assert "CXX=nothing++" in (compile_ops.why_not() or "")
 

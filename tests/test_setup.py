@@ -116,6 +116,14 @@ def test_the_second_run_does_nothing(checkout, steps, capsys):
     assert capsys.readouterr().out.endswith("setup: .venv is up to date\n")
 
 
+def test_a_touched_source_is_compiled_again_as_doctor_asks(checkout, steps):
+    run_setup(checkout)
+    ahead = (checkout / "megafm" / "_ops.so").stat().st_mtime + 1
+    os.utime(checkout / "csrc" / "ops.cpp", (ahead, ahead))
+    run_setup(checkout)
+    assert steps == ["venv", "packages", "megafm", "megafm"]
+
+
 @pytest.mark.parametrize(
     ("name", "again"),
     [
@@ -217,6 +225,8 @@ def test_no_compiler(checkout):
     (empty / "sh").symlink_to("/bin/sh")
     line = error_of(make(checkout, f"PYTHON={sys.executable}", PATH=str(empty), CXX=""))
     assert line.endswith("no C++ compiler on the PATH; apt-get install g++ (or set CXX)")
+    line = error_of(make(checkout, f"PYTHON={sys.executable}", CXX="nothing++"))
+    assert line.endswith("CXX=nothing++ is not an executable; set CXX to a C++20 compiler")
 
 
 def test_a_disk_without_room(checkout, monkeypatch):

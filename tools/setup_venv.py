@@ -22,6 +22,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import compile_ops
+
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST_PYTHON = (3, 11)
 TORCH = "torch==2.13.0"
@@ -45,7 +47,7 @@ def setup(venv: Path, torch_index: str | None) -> None:
     """Bring `venv` up to date with this checkout; raises SetupError."""
     stamp_file = venv / "megafm-setup.json"
     wanted, done = stamps(), _read_stamps(stamp_file)
-    if done == wanted and (ROOT / "megafm" / "_ops.so").exists():
+    if done == wanted and _ops_are_newest():
         print(f"setup: {_shown(venv)} is up to date")
         return
     check_machine(venv)
@@ -57,6 +59,15 @@ def setup(venv: Path, torch_index: str | None) -> None:
     install_megafm(venv)
     stamp_file.write_text(json.dumps(wanted))
     print(f"setup: done; . {_shown(venv)}/bin/activate, then megafm --help")
+
+
+def _ops_are_newest() -> bool:
+    """Whether the op library is there and no file of csrc/ was touched since."""
+    library = ROOT / "megafm" / "_ops.so"
+    if not library.exists():
+        return False
+    built = library.stat().st_mtime
+    return all(source.stat().st_mtime <= built for source in _tree("csrc"))
 
 
 def stamps() -> dict[str, str]:
@@ -74,9 +85,9 @@ def check_machine(venv: Path) -> None:
     except ImportError:
         name = f"python{sys.version_info[0]}.{sys.version_info[1]}-venv"
         raise SetupError(f"this Python cannot make a venv; apt-get install {name}") from None
-    wanted = os.environ.get("CXX", "").split()
-    if not any(map(shutil.which, wanted[:1] or ["g++", "clang++", "c++"])):
-        raise SetupError("no C++ compiler on the PATH; apt-get install g++ (or set CXX)")
+    no_compiler = compile_ops.why_no_compiler()
+    if no_compiler is not None:
+        raise SetupError(no_compiler)
     free = shutil.disk_usage(venv.parent).free
     if free < FREE_BYTES and not list(venv.glob("lib/python3*/site-packages/torch")):
         raise SetupError(

@@ -12,6 +12,14 @@ import shutil
 import sys
 from pathlib import Path
 
+import setuptools
+
+if int(setuptools.__version__.partition(".")[0]) < 77:  # of a new venv, without build isolation
+    sys.exit(
+        f"megafm: error: setuptools {setuptools.__version__} is too old; "
+        "pip install 'setuptools>=77'"
+    )
+
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext

@@ -200,3 +200,19 @@ def test_the_ops_can_be_demanded(wanted, message, checkout, alone, tmp_path):
     )
     assert run.returncode == 1
     assert run.stderr.startswith(message)
+
+
+def test_an_old_setuptools_is_named_with_a_remedy(checkout, tmp_path):
+    (tmp_path / "setuptools").mkdir()
+    (tmp_path / "setuptools" / "__init__.py").write_text("__version__ = '65.5.0'\n")
+    run = subprocess.run(
+        [sys.executable, "setup.py", "--version"],
+        cwd=checkout,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1
+    assert run.stderr == (
+        "megafm: error: setuptools 65.5.0 is too old; pip install 'setuptools>=77'\n"
+    )

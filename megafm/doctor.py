@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Literal
 
@@ -138,10 +139,12 @@ def distributed() -> Finding:
 
 def compiler() -> Finding:
     wanted = os.environ.get("CXX", "").split()[:1]
-    name = next(filter(shutil.which, [*wanted, "g++", "clang++", "c++"]), None)
+    name = next(filter(shutil.which, wanted or ["g++", "clang++", "c++"]), None)
     if name is None:
-        fix = "apt-get install g++ && make setup"
-        return Finding("C++ compiler", "missing", "none found, needed to build the extension", fix)
+        fix = "unset CXX" if wanted else "apt-get install g++ && make setup"
+        found = f"CXX={wanted[0]} is no executable" if wanted else "none found"
+        detail = f"{found}, needed to build the extension"
+        return Finding("C++ compiler", "missing", detail, fix)
     return Finding("C++ compiler", "ok", _first_line(name, "--version"))
 
 
@@ -164,15 +167,18 @@ def extension() -> Finding:
 
 def optional(name: str, module: str, requirement: str) -> Finding:
     """A package that only matters with a CUDA device, judged without importing it."""
-    if importlib.util.find_spec(module) is not None:
-        return Finding(name, "ok", importlib.metadata.version(name))
+    if _package(module) is not None:
+        # Other builds have other names, such as pytorch-triton-rocm.
+        sources = importlib.metadata.packages_distributions().get(module, [])
+        versions = [f"{source} {importlib.metadata.version(source)}" for source in sources]
+        return Finding(name, "ok", ", ".join(versions) or "of unknown version")
     fix = f"pip install '{requirement}'" if torch.cuda.is_available() else None
     return Finding(name, "missing", "not installed" if fix else "not installed; for GPUs", fix)
 
 
 def apex() -> Finding:
     """NVIDIA's apex is not on PyPI; the `apex` there is another project of that name."""
-    spec = importlib.util.find_spec("apex")
+    spec = _package("apex")
     if spec is None:
         fix = INSTALL_APEX if torch.cuda.is_available() else None
         return Finding("apex", "missing", "not installed; for GPUs, and not on PyPI", fix)
@@ -182,6 +188,12 @@ def apex() -> Finding:
     where = folders[0] if folders else spec.origin
     detail = f"{where} is not NVIDIA's apex but the unrelated package of that name on PyPI"
     return Finding("apex", "wrong", detail, f"pip uninstall -y apex && {INSTALL_APEX}")
+
+
+def _package(module: str) -> ModuleSpec | None:
+    """Where an import would find `module`; a mere folder of that name is no package."""
+    spec = importlib.util.find_spec(module)
+    return None if spec is None or spec.origin is None else spec
 
 
 def _first_line(*command: str) -> str:

@@ -79,3 +79,33 @@ def test_no_compiler_is_named_with_its_fix(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("PATH", "/nowhere")
     assert doctor.compiler().fix == "apt-get install g++ && make setup"
     assert doctor.cuda_compiler().state == "missing"
+    monkeypatch.setenv("CXX", "nothing++")
+    assert doctor.compiler().detail.startswith("CXX=nothing++ is no executable")
+
+
+def test_a_compiler_asked_for_that_is_not_there_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "nothing++ -v")
+    assert (doctor.compiler().state, doctor.compiler().fix) == ("missing", "unset CXX")
+
+
+def test_a_folder_of_a_packages_name_is_no_package(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "apex").mkdir()  # such as a clone of the repository
+    assert doctor.apex().state == "missing"
+
+
+def test_a_package_installed_under_another_name_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "tritone").mkdir()
+    (tmp_path / "tritone" / "__init__.py").touch()
+    assert doctor.optional("tritone", "tritone", "x").detail == "of unknown version"
+    (tmp_path / "tritone_rocm-1.2.dist-info").mkdir()
+    (tmp_path / "tritone_rocm-1.2.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: tritone-rocm\nVersion: 1.2\n"
+    )
+    (tmp_path / "tritone_rocm-1.2.dist-info" / "top_level.txt").write_text("tritone\n")
+    assert doctor.optional("tritone", "tritone", "x").detail == "tritone-rocm 1.2"

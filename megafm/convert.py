@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from megafm.config import compose, job, to_dict
+from megafm.config import job, to_dict
 from megafm.paths import SavedRun
 
 if TYPE_CHECKING:
@@ -174,12 +173,8 @@ def _tokenizer_hash(folder: Path) -> str | None:
 
 
 def _overrides(config: ModelConfig) -> str:
-    """The overrides that name this model on a command line of `megafm train`."""
-    from megafm.train.config import TrainJob
-
-    default, values = to_dict(compose("train", TrainJob, []).model), to_dict(config)
-    changed = [f.name for f in dataclasses.fields(config) if values[f.name] != default[f.name]]
-    return " ".join(f"model.{name}={_quote(values[name])}" for name in changed)
+    """The overrides that name this model, every field: a preset may set any of them."""
+    return " ".join(f"model.{name}={_quote(value)}" for name, value in to_dict(config).items())
 
 
 def _quote(value: Any) -> str:

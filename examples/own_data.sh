@@ -14,7 +14,7 @@ vocab_size=${VOCAB_SIZE:-4096}
 ranks=${RANKS:-1}
 where=(data.dir="$run/data" tokenizer.dir="$run/tokenizer")
 
-megafm data data.dir="$run/data" source.kind=files source.path="$folder"
+megafm data data.dir="$run/data" source=files source.path="$folder"
 megafm tokenizer "${where[@]}" tokenizer.vocab_size="$vocab_size"
 megafm data action=tokenize "${where[@]}"
 torchrun --standalone --nproc-per-node "$ranks" -m megafm.train experiment=quickstart \

@@ -27,6 +27,12 @@ def test_prepare_from_the_command_line(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+def test_a_book_in_one_file_is_one_document() -> None:
+    job = compose("data", DataJob, ["source=files", "source.path=books"])
+    assert job.source.max_document_bytes == 100_000_000
+    assert compose("data", DataJob, []).source.max_document_bytes == 1_000_000
+
+
 def test_a_mistake_is_one_line_and_a_failing_exit_code(tmp_path: Path) -> None:
     done = run(f"data.dir={tmp_path}/data", "source=files", f"source.path={tmp_path}/missing")
     assert done.returncode == 1

@@ -38,6 +38,12 @@ def resolve_device(name: str) -> torch.device:
         raise ValueError("device=cuda: torch sees no CUDA device here; set device=cpu")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
+    if world.local_rank() >= torch.cuda.device_count():
+        raise ValueError(
+            f"device={name}: this is local rank {world.local_rank()} and the host has "
+            f"{torch.cuda.device_count()} CUDA devices; start "
+            f"`torchrun --nproc-per-node {torch.cuda.device_count()}`"
+        )
     device = torch.device("cuda", world.local_rank())
     torch.cuda.set_device(device)
     return device

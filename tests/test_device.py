@@ -47,6 +47,14 @@ def test_devices_and_precisions_that_are_not_there_are_refused() -> None:
         device.resolve_precision("fp8", torch.device("cpu"))
 
 
+def test_more_ranks_than_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ValueError, match="local rank 2 .*has 2 CUDA .*--nproc-per-node 2"):
+        device.resolve_device("auto")
+
+
 def test_auto_precision_is_bf16_only_where_it_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     for fast, expected in ((True, torch.bfloat16), (False, torch.float32)):

@@ -49,10 +49,12 @@ def data_parallel(
         wrapped.register_comm_hook(group, _sum_gradients)
         return wrapped
     axes = ("dp_replicate", "dp_shard") if parallel.dp_replicate > 1 else ("dp_shard",)
+    # Autocast rounds what goes into a matmul; inputs as such stay (the rotary tables: fp32).
+    policy = MixedPrecisionPolicy(param_dtype, torch.float32, cast_forward_inputs=False)
     options: dict[str, Any] = {
         "mesh": mesh[axes],
         "reshard_after_forward": parallel.zero == 3,
-        "mp_policy": MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=torch.float32),
+        "mp_policy": policy,
     }
     for block in cast(Decoder, loss.model).blocks:
         fully_shard(block, **options)

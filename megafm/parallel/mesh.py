@@ -45,6 +45,8 @@ class ParallelConfig:
                 "parallel.dp_replicate=-1 and parallel.dp_shard=-1: only one of them can take "
                 "what the world leaves; set parallel.dp_replicate=1"
             )
+        if not self.timeout_s > 0:
+            raise ValueError(f"parallel.timeout_s={self.timeout_s}: must be above 0")
         if self.zero not in (2, 3):
             raise ValueError(f"parallel.zero={self.zero}: set parallel.zero=2 or parallel.zero=3")
 

@@ -10,6 +10,14 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+# What gloo and NCCL say in the ranks that a failing one leaves behind.
+LOST_PEER = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "remote process exited",
+)
+
 
 def rank() -> int:
     return int(os.environ.get("RANK", "0"))
@@ -29,7 +37,11 @@ def local_world_size() -> int:
 
 @contextmanager
 def process_group(device: torch.device, timeout_s: float) -> Iterator[None]:
-    """Join the world that torchrun describes (NCCL on CUDA, else gloo), and leave it at the end."""
+    """Join the world that torchrun describes (NCCL on CUDA, else gloo), and leave it at the end.
+
+    Raises:
+        ConnectionError: another rank is gone.
+    """
     if world_size() == 1:
         yield
         return
@@ -37,6 +49,13 @@ def process_group(device: torch.device, timeout_s: float) -> Iterator[None]:
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     try:
         yield
+    except RuntimeError as error:
+        if any(sign in str(error) for sign in LOST_PEER):
+            raise ConnectionError(
+                "lost contact with another rank, whose own error says why; "
+                "run the same command again to go on from the last checkpoint"
+            ) from error
+        raise
     finally:
         dist.destroy_process_group()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -57,13 +58,15 @@ class OptimConfig:
     clip_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise ValueError(f"optim.lr={self.lr}: must be above 0; set optim.lr=1e-3")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"optim.lr={self.lr}: must be a number above 0; set optim.lr=1e-3")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optim.betas={list(self.betas)}: each in [0, 1); set [0.9,0.95]")
         for name in ("eps", "weight_decay", "clip_grad_norm"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"optim.{name}={getattr(self, name)}: must not be negative")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"optim.{name}={getattr(self, name)}: must be a number, not negative"
+                )
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,11 @@ class ScheduleConfig:
     def __post_init__(self) -> None:
         if self.warmup_steps < 0:
             raise ValueError(f"schedule.warmup_steps={self.warmup_steps}: must not be negative")
+        if self.decay_steps is not None and self.decay_steps < 1:
+            raise ValueError(
+                f"schedule.decay_steps={self.decay_steps}: set schedule.decay_steps=null for all "
+                "after the warmup, or at least 1"
+            )
         if not 0 <= self.min_lr_ratio <= 1:
             raise ValueError(f"schedule.min_lr_ratio={self.min_lr_ratio}: must be in [0, 1]")
 

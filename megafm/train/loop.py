@@ -71,9 +71,10 @@ def train_step(run: Run, stop: StopSignal) -> dict[str, float]:
 
     reduced = world.all_reduce_sum(torch.stack([loss, loss.new_tensor(float(stop.received))]))
     mean_loss, stop_votes = reduced.tolist()
-    if not math.isfinite(mean_loss):
+    norm = grad_norm.item()
+    if not (math.isfinite(mean_loss) and math.isfinite(norm)):
         raise ValueError(
-            f"loss={mean_loss} at step {run.step + 1} (grad_norm {grad_norm:.3g}, lr {lr:.3g}): "
+            f"loss={mean_loss} at step {run.step + 1} (grad_norm {norm:.3g}, lr {lr:.3g}): "
             f"set optim.lr={job.optim.lr / 3:.1g} and run again from the last checkpoint"
         )
     seconds = time.perf_counter() - started
@@ -81,7 +82,7 @@ def train_step(run: Run, stop: StopSignal) -> dict[str, float]:
     return {
         "tokens": run.tokens,
         "loss": mean_loss,
-        "grad_norm": grad_norm.item(),
+        "grad_norm": norm,
         "lr": lr,
         "tokens_per_s": tokens_per_s,
         "flops_per_s": tokens_per_s * run.flops_per_token,

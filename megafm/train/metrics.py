@@ -40,7 +40,8 @@ class MetricsLog:
         if config.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.tensorboard = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start_step)
+            first_step = start_step + 1  # what TensorBoard has from there on, it hides
+            self.tensorboard = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step)
         self.progress = Progress(
             TextColumn("[bold]train"),
             BarColumn(bar_width=20),
@@ -98,8 +99,14 @@ class MetricsLog:
         self.console.file.flush()  # a log file should not lag behind
 
     def _record(self, step: int, values: dict[str, float]) -> None:
-        self.file.write(json.dumps({"step": step, **values}) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps({"step": step, **values}) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise OSError(
+                f"could not write {self.file.name} at step {step}: {error.strerror}; free disk "
+                "space and run the same command again"
+            ) from error
         if self.tensorboard:
             for name, value in values.items():
                 self.tensorboard.add_scalar(name, value, step)
@@ -110,8 +117,13 @@ def read_metrics(run_dir: str | Path) -> list[dict[str, float]]:
     path = Path(run_dir) / "metrics.jsonl"
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    metrics = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
+        try:
+            metrics.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: not JSON; delete this line") from error
+    return metrics
 
 
 def _reopen(path: Path, start_step: int) -> TextIO:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -126,15 +127,49 @@ def open_run(job: TrainJob) -> Iterator[Run]:
         num_layers=job.model.num_layers,
     )
     _check_batch(job)
+    _check_folder(job.run.dir)
     if device.type == "cpu":
         set_up_cpu()
     ops.configure(job.ops)
     with world.process_group(device, parallel.timeout_s):
         mesh = build_mesh(parallel, device.type) if world.world_size() > 1 else None
-        run = _build(job, device, precision, parallel, mesh)
-        _introduce(run)
-        _write_identity(run)
-        yield run
+        with _only_writer(job.run.dir):
+            run = _build(job, device, precision, parallel, mesh)
+            _introduce(run)
+            _write_identity(run)
+            yield run
+
+
+def _check_folder(run_dir: str) -> None:
+    """Make the run folder, from whichever rank comes first; all of them see that it cannot be."""
+    try:
+        Path(run_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror
+    else:
+        if os.access(run_dir, os.W_OK):
+            return
+        reason = "not writable"
+    raise ValueError(f"run.dir={run_dir}: {reason}; set run.dir to a folder that can be written")
+
+
+@contextlib.contextmanager
+def _only_writer(run_dir: str) -> Iterator[None]:
+    """Keep a second run out of the folder while this one lives: rank 0 holds a lock in it."""
+    if world.rank() != 0:
+        yield
+        return
+    with (Path(run_dir) / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"run.dir={run_dir}: another run is writing to it; wait until it ends, or set "
+                "run.dir to another folder"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 def _build(
@@ -233,7 +268,6 @@ def _write_identity(run: Run) -> None:
     if world.rank() != 0:
         return
     folder = Path(run.job.run.dir)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.yaml"
     text = f"# sha256 {config_hash(run.job)}\n{to_yaml(run.job)}"
     if path.exists() and path.read_text(encoding="utf-8") != text:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from types import FrameType
 from typing import Any
 
 
 class StopSignal:
-    """Context manager: notes the first SIGTERM or SIGINT; the second one acts at once."""
+    """Context manager: notes the first SIGTERM or SIGINT; the second one acts at once.
+
+    Under torchrun none does: it passes on what a terminal or a scheduler has already sent to every
+    process, so two are one; and it kills by itself what does not end.
+    """
 
     def __init__(self) -> None:
         self.received = 0
@@ -29,4 +34,5 @@ class StopSignal:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        signal.signal(number, self._previous[number])
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            signal.signal(number, self._previous[number])

@@ -42,5 +42,7 @@ def test_an_axis_that_is_not_built_yet_is_refused_not_ignored(axis: str) -> None
 def test_sizes_below_one_are_refused() -> None:
     with pytest.raises(ValueError, match="parallel.cp=0"):
         ParallelConfig(cp=0)
+    with pytest.raises(ValueError, match="parallel.timeout_s=0"):
+        ParallelConfig(timeout_s=0)
     with pytest.raises(ValueError, match="only one of them"):
         ParallelConfig(dp_replicate=-1, dp_shard=-1)

@@ -14,8 +14,8 @@ from megafm.checkpoint import checkpoints, latest, load_model
 from megafm.data import TokenWindows
 from megafm.parallel.mesh import ParallelConfig
 from megafm.tokenizer import Tokenizer
-from megafm.train.config import TrainConfig, TrainJob
-from megafm.train.loop import train
+from megafm.train.config import OptimConfig, ScheduleConfig, TrainConfig, TrainJob
+from megafm.train.loop import autocast, train
 from megafm.train.metrics import read_metrics
 from megafm.train.run import open_run
 from tests.corpus import train_job
@@ -139,6 +139,27 @@ def test_a_layout_trains_like_one_rank(
     assert one == pytest.approx(many, rel=1e-4)
 
 
+def test_sharded_bf16_keeps_the_rotary_tables_in_fp32(
+    corpus: Path, tmp_path: Path, ranks: RankPool
+) -> None:
+    job = train_job(corpus, tmp_path, parallel=ParallelConfig(dp_replicate=1, dp_shard=2))
+    dtypes = ranks.run(rotary_dtypes, 2, with_train(job, precision="bf16"))
+    assert dtypes == [{torch.float32}] * 2
+
+
+def rotary_dtypes(job: TrainJob) -> set[torch.dtype]:
+    """What the blocks are given as cosines and sines in a forward pass."""
+    seen: set[torch.dtype] = set()
+    with open_run(job) as run:
+        for block in run.model.blocks:
+            block.attention.register_forward_pre_hook(
+                lambda module, arguments: seen.update(table.dtype for table in arguments[1])
+            )
+        with autocast(run):
+            run.loss(*run.next_batch())
+    return seen
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_gradients_match_one_rank(
     layout: str, corpus: Path, tmp_path: Path, ranks: RankPool
@@ -196,6 +217,24 @@ def test_uneven_batches_are_refused_with_sizes_that_work(corpus: Path, tmp_path:
         with_train(job, seq_len=65)
     with pytest.raises(ValueError, match="train.steps=0"):
         TrainConfig(steps=0)
+
+
+def test_values_that_make_no_sense_are_refused_by_field() -> None:
+    with pytest.raises(ValueError, match="optim.lr=nan"):
+        OptimConfig(lr=math.nan)
+    with pytest.raises(ValueError, match="optim.eps=inf"):
+        OptimConfig(eps=math.inf)
+    with pytest.raises(ValueError, match="schedule.decay_steps=0: set schedule.decay_steps=null"):
+        ScheduleConfig(decay_steps=0)
+
+
+def test_an_infinite_gradient_stops_the_run_before_it_is_saved(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("megafm.train.loop.clip_grad_norm", lambda *_: torch.tensor(math.inf))
+    with pytest.raises(ValueError, match=r"at step 1 \(grad_norm inf.*set optim.lr=0.001 and run"):
+        train(with_train(train_job(corpus, tmp_path), steps=1))
+    assert latest(tmp_path) is None
 
 
 def test_a_checkpoint_of_another_run_is_refused_by_field(corpus: Path, tmp_path: Path) -> None:

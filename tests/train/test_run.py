@@ -17,6 +17,7 @@ from megafm.model import ModelConfig, build
 from megafm.paths import DataDir, TokenizerDir
 from megafm.train.loop import train
 from megafm.train.metrics import read_metrics
+from megafm.train.run import open_run
 from tests.corpus import VOCAB_SIZE, make_corpus, train_job
 from tests.train.test_loop import with_train
 
@@ -101,3 +102,19 @@ def test_a_run_names_its_snapshot_and_model(corpus: Path, tmp_path: Path) -> Non
     described = json.loads((checkpoints(tmp_path)[0] / "checkpoint.json").read_text())
     assert described["snapshot_id"] == Manifest.load(corpus / "data").snapshot_id
     assert ModelConfig(**described["model"]).dim == 32
+
+
+def test_a_run_folder_that_cannot_be_written_is_named(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for run_dir in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(ValueError, match=f"run.dir={run_dir}: .*; set run.dir to"):
+            train(train_job(corpus, run_dir))
+
+
+def test_two_runs_in_one_folder_are_kept_apart(corpus: Path, tmp_path: Path) -> None:
+    job = with_train(train_job(corpus, tmp_path), steps=1, eval_every=0)
+    another = f"run.dir={tmp_path}: another run is writing"
+    with open_run(job), pytest.raises(ValueError, match=another):
+        train(job)
+    train(job)
+    assert [c.name for c in checkpoints(tmp_path)] == ["step_00000001"]

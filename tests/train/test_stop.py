@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from megafm.checkpoint import latest
 from megafm.checkpoint.info import CheckpointInfo
 from megafm.config import to_dict
+from megafm.train.stop import StopSignal
 from tests.corpus import train_job
 
 
@@ -45,3 +49,21 @@ def test_sigterm_saves_and_exits(corpus: Path, tmp_path: Path) -> None:
     assert folder is not None
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert CheckpointInfo.read(folder).step == steps[-1] > 0
+
+
+def test_the_second_signal_acts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    with pytest.raises(KeyboardInterrupt), StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.exit_code == 130
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_under_torchrun_a_scheduler_and_torchrun_signal_the_same_stop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    with StopSignal() as stop:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert stop.received == signal.SIGINT

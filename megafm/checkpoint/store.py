@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
 from torch import nn
 
 from megafm.checkpoint.info import FILE_NAME, CheckpointInfo
@@ -48,15 +49,16 @@ def save(run_dir: str | Path, tensors: dict[str, torch.Tensor], info: Checkpoint
     final = Path(run_dir) / "checkpoints" / f"step_{info.step:08d}"
     partial = final.with_name(f".{final.name}.partial")
     if world.rank() == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        with _disk_errors(run_dir, final):
+        for left in final.parent.glob(".step_*.partial"):  # of runs that were killed while saving
+            shutil.rmtree(left, ignore_errors=True)
+        with _disk_errors(final, partial):
             partial.mkdir(parents=True)
     world.barrier()
-    with _disk_errors(run_dir, final), _quiet():
+    with _disk_errors(final, partial), _quiet():
         writer = dcp.HuggingFaceStorageWriter(str(partial), save_distributed=True)
         dcp.save(tensors, storage_writer=writer, no_dist=not dist.is_initialized())
     if world.rank() == 0:
-        with _disk_errors(run_dir, final):
+        with _disk_errors(final, partial):
             info.with_files(partial).write(partial)
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
@@ -72,7 +74,13 @@ def load_tensors(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
     """
     with _quiet():
         reader = dcp.HuggingFaceStorageReader(str(folder))
-        saved = reader.read_metadata().state_dict_metadata
+        try:
+            saved = reader.read_metadata().state_dict_metadata
+        except (SafetensorError, ValueError) as error:
+            raise ValueError(
+                f"checkpoint {folder}: damaged ({error}); delete this folder to go on from the "
+                "checkpoint before it"
+            ) from error
         for name, tensor in tensors.items():
             if name not in saved:
                 raise ValueError(f"checkpoint {folder}: has no tensor {name!r}")
@@ -134,12 +142,15 @@ def _find(path: Path, step: int | None) -> Path:
 
 
 @contextlib.contextmanager
-def _disk_errors(run_dir: str | Path, final: Path) -> Iterator[None]:
-    """Turn a failed write, here or on another rank, into one line that says what is safe."""
+def _disk_errors(final: Path, partial: Path) -> Iterator[None]:
+    """Turn a failed write, here or on another rank, into one line that says what is safe, and give
+    back the space that the incomplete checkpoint takes."""
     try:
         yield
-    except (OSError, dcp.api.CheckpointException, RuntimeError) as error:
-        before = latest(run_dir)
+    except (OSError, dcp.api.CheckpointException) as error:
+        if world.rank() == 0:  # every rank has ended its part, or the write was rank 0's alone
+            shutil.rmtree(partial, ignore_errors=True)
+        before = latest(final.parent.parent)
         safe = f"{before.name} is complete" if before else "none was saved before"
         raise OSError(
             f"could not write checkpoint {final}: {_root_cause(error)} ({safe}; "

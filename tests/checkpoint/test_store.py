@@ -60,6 +60,14 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     assert names == ["step_00000003", "step_00000004"]
 
 
+def test_what_a_killed_run_left_of_a_checkpoint_goes_with_the_next_one(tmp_path: Path) -> None:
+    left = tmp_path / "checkpoints" / ".step_00000003.partial"
+    left.mkdir(parents=True)
+    (left / "shard-00001.safetensors").write_bytes(b"half")
+    saved(tmp_path, step=4)
+    assert not left.exists()
+
+
 def test_a_truncated_tensor_file_is_named_with_its_sizes(tmp_path: Path) -> None:
     folder = saved(tmp_path)
     path = next(folder.glob("*.safetensors"))
@@ -68,6 +76,15 @@ def test_a_truncated_tensor_file_is_named_with_its_sizes(tmp_path: Path) -> None
     with pytest.raises(
         ValueError, match=f"{path.name} has {size // 2} bytes, was saved with {size}"
     ):
+        checkpoint.load_model(tmp_path)
+
+
+def test_a_damaged_header_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+    path = next(saved(tmp_path).glob("*.safetensors"))
+    with path.open("r+b") as file:
+        file.seek(20)
+        file.write(b"\xff\xff\xff")
+    with pytest.raises(ValueError, match="step_00000001: damaged .*delete this folder"):
         checkpoint.load_model(tmp_path)
 
 
@@ -104,6 +121,7 @@ def test_a_full_disk_in_mid_checkpoint_loses_nothing_saved(
     with pytest.raises(OSError, match="step_00000006: .*No space left.*step_00000003 is complete"):
         train(job)
     monkeypatch.undo()
+    assert not list(tmp_path.rglob("*.partial")), "what was half written takes no space"
     assert [f.name for f in checkpoint.checkpoints(tmp_path)] == ["step_00000003"]
     assert checkpoint.load_model(tmp_path)[1].step == 3
     train(job)  # the same command continues

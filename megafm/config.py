@@ -11,6 +11,7 @@ with presets. Hydra sees the schema as the config `schema/train`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -18,6 +19,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -151,7 +153,18 @@ class one_line_errors:
         rank = os.environ.get("RANK")
         where = "megafm" if rank is None else f"megafm [rank {rank}]"
         print(f"{where}: error: {message}", file=sys.stderr, flush=True)
+        if not isinstance(error, ConnectionError):  # of another rank, which tells its own cause
+            _tell_torchrun(message)
         sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
+
+
+def _tell_torchrun(message: str) -> None:
+    """Leave the line where torchrun looks for the cause it shows at its end."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        with contextlib.suppress(OSError):
+            cause = json.dumps({"message": message, "timestamp": int(time.time())})
+            Path(path).write_text(cause, encoding="utf-8")
 
 
 def _to_plain(composed: DictConfig, schema: type) -> dict[str, Any]:
@@ -200,6 +213,9 @@ def _explain(error: Exception, schema: type | None) -> str:
         hint = f"did you mean {near[0]}?" if near else f"set one of {', '.join(error.options)}"
         return f"{group}={option}: no such option; {hint}"
     if isinstance(error, OverrideParseException):
+        key, equals, value = str(error.override).partition("=")
+        if equals:
+            return f"{error.override}: quote what holds , = or brackets: \"{key}='{value}'\""
         return f"{error.override!r} is not an override: give key=value, --cfg job prints every key"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines)

@@ -121,6 +121,7 @@ def test_a_preset_sets_its_group_and_an_override_wins_over_it(brew):
         ("optim=fsat", "optim=fsat: no such option; did you mean fast?"),
         ("optim=qqqq", "optim=qqqq: no such option; set one of fast, slow"),
         ("cups", "'cups' is not an override: give key=value"),
+        ("run.dir=a=1,b", "run.dir=a=1,b: quote what holds , = or brackets: \"run.dir='a=1,b'\""),
     ],
 )
 def test_a_mistake_is_one_line_with_the_nearest_right_thing(brew, capsys, override, message):
@@ -184,6 +185,11 @@ def test_a_sweep_under_a_given_run_folder_keeps_its_jobs_apart(brew):
     assert [config.run.dir for config in configs] == ["mine/cups=1", "mine/cups=2"]
     configs = brew("--multirun", "run.dir=a,b")
     assert [config.run.dir for config in configs] == ["a", "b"]
+
+
+def test_the_run_folder_of_a_sweep_can_be_given_quoted(brew):
+    (config,) = brew("run.dir='runs/brew/cups=1,optim=fast'")
+    assert config.run.dir == "runs/brew/cups=1,optim=fast"
 
 
 def test_a_sweep_of_a_job_that_reads_a_run_reads_that_run(brew):

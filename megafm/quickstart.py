@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -80,16 +82,16 @@ def main(config: QuickstartJob) -> None:
             console.rule(f"[bold]{number}/{len(commands)} {name}", align="left")
             console.print(f"$ {shown}", style="dim", markup=False, highlight=False, soft_wrap=True)
             started = time.monotonic()
-            result = subprocess.run(command, env=_environment())
+            code = run_step(command)
             seconds[name] = round(time.monotonic() - started, 1)
-            if result.returncode:
+            if code:
                 print(
                     f"megafm quickstart: error: step {number} ({name}) ended with code "
-                    f"{result.returncode}; mend what it says above and run the same command again: "
+                    f"{code}; mend what it says above and run the same command again: "
                     "what is finished is kept",
                     file=sys.stderr,
                 )
-                sys.exit(result.returncode if result.returncode > 0 else 1)
+                sys.exit(code if code > 0 else 1)
     summary = {"seconds": seconds, "total_seconds": round(sum(seconds.values()), 1)}
     summary |= {"peak_memory_bytes": memory.peak}
     (run_dir / "quickstart.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
@@ -99,8 +101,9 @@ def main(config: QuickstartJob) -> None:
 
 def steps(config: QuickstartJob) -> Iterator[tuple[str, list[str]]]:
     """Name and command line of every step."""
-    run, data = f"run.dir={config.run.dir}", f"data.dir={config.run.dir}/data"
-    tokenizer = f"tokenizer.dir={config.run.dir}/tokenizer"
+    folder = config.run.dir
+    run, data = _override("run.dir", folder), _override("data.dir", f"{folder}/data")
+    tokenizer = _override("tokenizer.dir", f"{folder}/tokenizer")
     vocab_size, device = config.vocab_size, f"device={config.device}"
     extra = config.extra
     python = [sys.executable, "-m"]
@@ -128,13 +131,30 @@ def steps(config: QuickstartJob) -> Iterator[tuple[str, list[str]]]:
     for number, prompt in enumerate(config.prompts, start=1):
         yield (
             f"generate sample {number}",
-            [*python, "megafm.generate", run, f"prompt={_quote(prompt)}", f"seed={number}"]
+            [*python, "megafm.generate", run, _override("prompt", prompt), f"seed={number}"]
             + ["save=true", device, *shlex.split(extra.generate)],
         )
     yield (
         "export to Hugging Face",
-        [*python, "megafm.convert", "to=hf", run, f"output={config.run.dir}/hf"],
+        [*python, "megafm.convert", "to=hf", run, _override("output", f"{folder}/hf")],
     )
+
+
+def run_step(command: list[str]) -> int:
+    """Run a step to its end; returns its exit code.
+
+    SIGTERM is passed on, Ctrl-C reaches it by itself, and then it is waited for: training saves a
+    checkpoint before it ends, and must not outlive this process.
+    """
+    with subprocess.Popen(command, env=_environment()) as process:
+        before = signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 class PeakMemory:
@@ -174,10 +194,12 @@ def _environment() -> dict[str, str]:
     return {"OMP_NUM_THREADS": "1", **os.environ}
 
 
-def _quote(text: str) -> str:
-    """A value in Hydra's override grammar: quoted, so that spaces and = stand for themselves."""
-    escaped = text.replace("\\'", "\\\\'").replace("'", "\\'")
-    return f"'{escaped}'"
+def _override(key: str, value: str) -> str:
+    """`key=value` in Hydra's override grammar, quoted unless every character stands for itself."""
+    if re.fullmatch(r"[\w./-]+", value):
+        return f"{key}={value}"
+    escaped = value.replace("\\'", "\\\\'").replace("'", "\\'")
+    return f"{key}='{escaped}'"
 
 
 def _report(run_dir: Path) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from megafm.config import compose
+from megafm.paths import RunDir
 from megafm.quickstart import QuickstartJob, steps
 
 SMALL = [
@@ -109,6 +113,43 @@ def test_the_recipe_is_the_experiment_of_the_training_step() -> None:
     assert "experiment=one_hour" in dict(steps(config))["train"]
 
 
+def test_a_folder_of_any_name_reaches_every_step() -> None:
+    config = QuickstartJob(run=RunDir("my (runs)/a=1,b"))
+    for name, command in steps(config):
+        folders = [word for word in command if "a=1,b" in word]
+        assert folders and all(w.partition("=")[2].startswith("'my (") for w in folders), name
+
+
 def test_no_process_is_no_run() -> None:
     with pytest.raises(ValueError, match="num_processes=0"):
         QuickstartJob(num_processes=0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_quickstart_waits_for_its_step_to_save(number: int, tmp_path: Path) -> None:
+    step = (
+        "import pathlib, signal, time\n"
+        "def save(number, frame):\n"
+        "    time.sleep(1)\n"
+        "    pathlib.Path('saved').write_text('')\n"
+        "    raise SystemExit(3)\n"
+        "for number in (signal.SIGTERM, signal.SIGINT): signal.signal(number, save)\n"
+        "pathlib.Path('ready').write_text('')\n"
+        "time.sleep(60)\n"
+    )
+    script = f"from megafm.quickstart import run_step; run_step({[sys.executable, '-c', step]!r})"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    while not (tmp_path / "ready").exists() and process.poll() is None:
+        time.sleep(0.05)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does
+    else:
+        process.send_signal(number)
+    process.communicate(timeout=60)
+    assert (tmp_path / "saved").exists()

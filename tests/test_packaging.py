@@ -35,6 +35,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if path.is_file() and not path.name.startswith("."):
             shutil.copy(path, copy)
     (copy / "megafm" / "_ops.so").write_bytes(b"of another machine")
+    (copy / "tests").mkdir()
+    (copy / "tests" / "test_one.py").touch()
     return copy
 
 

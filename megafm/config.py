@@ -173,7 +173,9 @@ def _to_plain(composed: DictConfig, schema: type) -> dict[str, Any]:
     if sweep and typing.get_type_hints(schema).get("run") is RunDir:
         # Each job of a sweep writes its own run folder, else the second would resume the first.
         # The label is every override but run.dir (hydra_conf/job.yaml).
-        label = HydraConfig.get().job.override_dirname
+        label = HydraConfig.get().job.override_dirname.replace("/", "_")
+        if len(label) > 200:  # file systems take 255
+            label = f"{label[:180]}-{hashlib.sha256(label.encode()).hexdigest()[:12]}"
         values["run"]["dir"] = str(Path(values["run"]["dir"]) / label)
     return values
 

@@ -187,6 +187,14 @@ def test_a_sweep_under_a_given_run_folder_keeps_its_jobs_apart(brew):
     assert [config.run.dir for config in configs] == ["a", "b"]
 
 
+def test_a_sweep_with_paths_and_many_overrides_has_one_folder_a_job(brew):
+    for path in ("/a/b", f"/a/{'b' * 300}"):
+        configs = brew("--multirun", f"optim.decay={path}", "cups=1,2")
+        folders = [Path(config.run.dir) for config in configs]
+        assert len(set(folders)) == 2
+        assert all(f.parent == Path("runs/brew") and len(f.name) < 255 for f in folders)
+
+
 def test_the_run_folder_of_a_sweep_can_be_given_quoted(brew):
     (config,) = brew("run.dir='runs/brew/cups=1,optim=fast'")
     assert config.run.dir == "runs/brew/cups=1,optim=fast"

@@ -1,8 +1,9 @@
 """Keep the figures of a finished quickstart: benchmarks/results/quickstart/NAME.json.
 
-    python -m benchmarks.quickstart runs/quickstart NAME
+    python -m benchmarks.quickstart RUN NAME COMMAND
 
-Refuses a run of a tree with local changes: its commit would not name what was measured.
+COMMAND is the one that made RUN, such as "make quickstart". Refuses a run of a tree with local
+changes: its commit would not name what was measured.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ RESULTS = Path(__file__).parent / "results" / "quickstart"
 PACKAGES = ("torch", "numpy", "tokenizers", "transformers", "hydra-core")
 
 
-def collect(run_dir: Path) -> dict[str, Any]:
+def collect(run_dir: Path, command: str) -> dict[str, Any]:
     """What was measured, on what, from which commit, by which command."""
     info = load_model(run_dir)[1]
     if info.git_commit is None or info.git_commit.endswith("+dirty"):
@@ -33,7 +34,7 @@ def collect(run_dir: Path) -> dict[str, Any]:
     manifest = Manifest.load(run_dir / "data")
     device = resolve_device("auto")
     return {
-        "command": "make quickstart",
+        "command": command,
         "commit": info.git_commit,
         "date": datetime.date.today().isoformat(),
         "hardware": {
@@ -58,10 +59,12 @@ def collect(run_dir: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    run_dir, name = Path(sys.argv[1]), sys.argv[2]
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
+    run_dir, name, command = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(collect(run_dir), indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(collect(run_dir, command), indent=2) + "\n", encoding="utf-8")
     print(path)
 
 

@@ -32,8 +32,8 @@ def capture() -> str:
 def quickstart_table() -> str:
     """A row for every quickstart that was kept."""
     rows = [
-        "| machine | model | 5-gram | xz | below the 5-gram | tokens | whole job | memory |",
-        "|---|---|---|---|---|---|---|---|",
+        "| command | machine | model | 5-gram | xz | below 5-gram | tokens | whole job | memory |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for path in sorted((RESULTS / "quickstart").glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
@@ -52,6 +52,7 @@ def _cells(result: dict[str, Any]) -> list[str]:
     evaluation, summary = result["evaluation"], result["quickstart"]
     hardware = result["hardware"]
     return [
+        f"`{result['command']}`",
         hardware["device"] + (", bf16" if hardware["bf16_matmul"] else ", fp32"),
         f"{evaluation['model']['bits_per_byte']:.3f}",
         f"{evaluation['baselines']['ngram']['bits_per_byte']:.3f}",

@@ -20,6 +20,7 @@ import json
 import os
 import sys
 import time
+import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -183,19 +184,29 @@ def _to_plain(composed: DictConfig, schema: type) -> dict[str, Any]:
 def _fields(schema: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted name and type of every leaf field of a nested dataclass."""
     for name, kind in typing.get_type_hints(schema).items():
-        if dataclasses.is_dataclass(kind):
-            yield from _fields(typing.cast(type, kind), f"{prefix}{name}.")
-        else:
+        nested = _dataclass(kind)
+        if nested is None:
             yield f"{prefix}{name}", kind
+        else:
+            yield from _fields(nested, f"{prefix}{name}.")
 
 
 def _unknown_keys(schema: type, values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     kinds = typing.get_type_hints(schema)
     for key, value in values.items():
+        nested = _dataclass(kinds.get(key))
         if key not in kinds:
             yield f"{prefix}{key}"
-        elif dataclasses.is_dataclass(kinds[key]) and isinstance(value, Mapping):
-            yield from _unknown_keys(typing.cast(type, kinds[key]), value, f"{prefix}{key}.")
+        elif nested is not None and isinstance(value, Mapping):
+            yield from _unknown_keys(nested, value, f"{prefix}{key}.")
+
+
+def _dataclass(kind: Any) -> type | None:
+    """The dataclass that a field's type is, or may be besides None."""
+    union = isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
+    parts = typing.get_args(kind) if union else (kind,)
+    found = (part for part in parts if dataclasses.is_dataclass(part))
+    return typing.cast("type | None", next(found, None))
 
 
 def _unknown_key_message(key: str, known: list[str]) -> str:

@@ -263,3 +263,12 @@ def test_output_into_a_closed_pipe_is_not_an_error():
     program.stdout.close()
     assert program.stderr.read() == ""
     assert program.wait(30) == 141
+
+
+def test_a_misspelt_key_of_an_optional_section_is_named() -> None:
+    from megafm.train.config import TrainJob
+
+    with pytest.raises(ValueError, match=r"'model.rope_scaling.factr'.*model.rope_scaling.factor"):
+        compose("train", TrainJob, ["model=llama3_8b", "+model.rope_scaling.factr=2"])
+    scaled = compose("train", TrainJob, ["model=llama3_8b", "model.rope_scaling.factor=4"])
+    assert scaled.model.rope_scaling is not None and scaled.model.rope_scaling.factor == 4.0

@@ -50,10 +50,9 @@ def quickstart_table() -> str:
 
 def _cells(result: dict[str, Any]) -> list[str]:
     evaluation, summary = result["evaluation"], result["quickstart"]
-    hardware = result["hardware"]
     return [
         f"`{result['command']}`",
-        hardware["device"] + (", bf16" if hardware["bf16_matmul"] else ", fp32"),
+        f"{result['hardware']['device']}, {evaluation['model']['precision']}",
         f"{evaluation['model']['bits_per_byte']:.3f}",
         f"{evaluation['baselines']['ngram']['bits_per_byte']:.3f}",
         f"{evaluation['baselines']['xz']['bits_per_byte']:.3f}",

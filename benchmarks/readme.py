@@ -42,9 +42,10 @@ def quickstart_table() -> str:
     last = json.loads(_newest("quickstart").read_text(encoding="utf-8"))
     return (
         "\n".join(rows)
-        + f"\n\nBits per byte of {last['validation_bytes'] / 1e6:.1f} MB of validation text that "
-        f"no training file resembles; {last['train_bytes'] / 1e6:.0f} MB for training, tokens as "
-        f"the model saw them. Corpus: {last['corpus']}. From {names}."
+        + f"\n\nBits per byte of {last['validation_bytes'] / 1e6:.1f} MB of validation text, kept "
+        "apart from training by file and near-duplicate cluster; "
+        f"{last['train_bytes'] / 1e6:.0f} MB for training, tokens as the model saw them. "
+        f"Corpus: {last['corpus']}. From {names}."
     )
 
 

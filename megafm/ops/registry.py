@@ -253,7 +253,10 @@ def _environment_requests() -> dict[str, str]:
         op, equals, backend = item.partition("=")
         if not equals:
             raise ValueError(f"{ENVIRONMENT}={item}: not of the form op=backend")
-        check_name(op, backend)
+        try:
+            check_name(op, backend)
+        except ValueError as error:
+            raise ValueError(f"{ENVIRONMENT}: {error}") from None
         requests[op] = backend
     return requests
 

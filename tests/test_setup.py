@@ -295,7 +295,7 @@ def test_the_same_torch_and_no_new_cuda_package_pass():
     [
         ({"torch": "2.14.0"}, r"torch went from 2.13.0\+cpu to 2.14.0"),
         ({"torch": "2.13.0+cpu", "nvidia-cublas": "13"}, "nvidia-cublas came without torch"),
-        ({"torch": "2.13.0+cpu", "triton": "3.6"}, "triton came without torch"),
+        ({"torch": "2.13.0+cpu", "cuda-bindings": "13.0"}, "cuda-bindings came without torch"),
     ],
 )
 def test_a_second_torch_or_a_cuda_package_is_refused(after, message):

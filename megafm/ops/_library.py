@@ -41,9 +41,9 @@ def _load() -> str | None:
         return "the C++ extension is not built"
     try:
         torch.ops.load_library(path)
-        from megafm.ops.cpp import rms_norm
+        from megafm.ops import cpp
 
-        rms_norm.register_formulas()
+        cpp.register_formulas()
     except (OSError, RuntimeError) as error:  # no library; or one of another version of megafm
         cause = error.__cause__ or error  # the linker's own words, such as an undefined symbol
         return f"{path.name} does not load: {str(cause).splitlines()[0]}"

@@ -103,6 +103,14 @@ def dispatch(op: str, device: torch.device, *args: Any, **kwargs: Any) -> Any:
     return backends["reference"].run(*args, **kwargs)
 
 
+def check_devices(op: str, **tensors: torch.Tensor | None) -> None:
+    """Raise ValueError unless all tensors (None is skipped) are on one device."""
+    found = {name: str(x.device) for name, x in tensors.items() if x is not None}
+    if len(set(found.values())) > 1:
+        places = ", ".join(f"{name} is on {device}" for name, device in found.items())
+        raise ValueError(f"{op}: {places}; move them to one device")
+
+
 def refuse_second_derivative(op: str) -> None:
     """For a backward that autograd cannot differentiate: a silent zero would be the alternative."""
     if torch.is_grad_enabled():

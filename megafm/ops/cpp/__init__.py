@@ -1,1 +1,9 @@
 """The Python side of csrc: shapes for tracing, derivatives, and adapters to the ops' arguments."""
+
+
+def register_formulas() -> None:
+    """Give torch the output shapes and derivatives of every C++ op; call once after loading."""
+    from megafm.ops.cpp import rms_norm
+
+    for module in (rms_norm,):
+        module.register_formulas()

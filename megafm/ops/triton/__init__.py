@@ -1,0 +1,35 @@
+"""The Triton kernels, one file per op; nothing here imports triton until a kernel is wanted.
+
+They run on CUDA tensors, and on CPU tensors under Triton's interpreter (TRITON_INTERPRET=1 in the
+environment before the first kernel is used), which is how their numerics are tested without a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import torch
+
+FIX = "pip install 'megafm[triton]'"
+
+
+def interpreting() -> bool:
+    """Whether kernels run in Triton's interpreter."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def missing() -> str | None:
+    """Why Triton kernels cannot run here, in one line; None if they can."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if not torch.cuda.is_available() and not interpreting():
+        return "torch sees no CUDA device (TRITON_INTERPRET=1 runs Triton kernels slowly on a CPU)"
+    return None
+
+
+def wrong_device(x: torch.Tensor) -> str | None:
+    """Why a kernel cannot read `x` where it is; None if it can."""
+    if x.device.type == "cuda" or interpreting():
+        return None
+    return f"Triton kernels run on CUDA tensors, not on {x.device.type}"

@@ -238,8 +238,16 @@ def _cell(found: ops.OpBackends, backend: str) -> str:
         return "-"
     if found.why_not[backend] is not None:
         return f"[{STYLE['missing']}]no[/]"
-    picked_on = [device for device, pick in found.pick.items() if pick == backend]
-    return f"[{STYLE['ok']}]auto: {', '.join(picked_on)}[/]" if picked_on else "yes"
+    picked = [_where_picked(found.pick[device], device, backend) for device in found.pick]
+    return f"[{STYLE['ok']}]auto: {', '.join(filter(None, picked))}[/]" if any(picked) else "yes"
+
+
+def _where_picked(pick: dict[str, str], device: str, backend: str) -> str:
+    """E.g. "cpu" where auto takes the backend always, "cpu (float32)" where for that dtype only."""
+    labels = [label for label, name in pick.items() if name == backend]
+    if not labels:
+        return ""
+    return device if len(labels) == len(pick) else f"{device} ({', '.join(labels)})"
 
 
 def _notes(table: dict[str, ops.OpBackends], versions: list[str]) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """Which implementation of an op runs: a reference each, faster backends beside it, one choice.
 
-The reference is the definition. `auto` takes the first backend of the device's list in AUTO that
-can run here and can take the input; a backend that was asked for by name runs or raises. All of
-it is plain dictionary look-ups on constants, so a choice is traced and guarded by torch.compile.
+The reference is the definition. `auto` takes the first backend of the table in auto.py that can run
+here and can take the input; a backend that was asked for by name runs or raises. All of it is
+look-ups on constants, so a choice is traced and guarded by torch.compile.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import difflib
 import functools
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from megafm.ops import auto
 
 BACKENDS = (
     "reference",
@@ -29,16 +31,6 @@ BACKENDS = (
     "transformer_engine",
     "apex",
 )
-
-# The order in which `auto` tries backends, from measurements; the reference always ends it.
-AUTO: dict[str, dict[str, tuple[str, ...]]] = {
-    "attention": {"cpu": ("torch", "sdpa"), "cuda": ("sdpa",)},
-    "rms_norm": {"cpu": ("cpu", "torch"), "cuda": ("torch",)},
-    "rope": {},
-    "swiglu": {},
-    "cross_entropy": {},
-    "linear_cross_entropy": {"cpu": ("torch",), "cuda": ("torch",)},
-}
 
 ENVIRONMENT = "MEGAFM_OPS"
 
@@ -95,12 +87,30 @@ def dispatch(op: str, device: torch.device, *args: Any, **kwargs: Any) -> Any:
         if reason is not None:
             raise ValueError(f"ops.{op}={asked}: {reason}; set ops.{op}=auto")
         return backends[asked].run(*args, **kwargs)
-    for name in AUTO[op].get(device.type, ()):
+    shape = auto.shape_class(op, *args, **kwargs)
+    reason = None
+    for name in able(op, device.type, _dtype(args[0]), shape):
+        reason = backends[name].refuses(*args, **kwargs)
+        if reason is None:
+            return backends[name].run(*args, **kwargs)
+    if reason is not None and not torch.compiler.is_compiling():
+        announce_fallback(op, reason)
+    return backends["reference"].run(*args, **kwargs)
+
+
+def _dtype(first: torch.Tensor | Sequence[torch.Tensor]) -> torch.dtype:
+    """Of an op's first argument: a tensor, or a sequence of them (AdamW)."""
+    return first.dtype if isinstance(first, torch.Tensor) else first[0].dtype
+
+
+@torch.compiler.assume_constant_result
+def able(op: str, device: str, dtype: torch.dtype, shape: str) -> list[str]:
+    """The backends of auto's table that can run here, best first."""
+    names = auto.order(op, device, dtype, shape)
+    for name in names:
         if why_not(op, name) is not None:
             announce_fix(op, name)
-        elif backends[name].refuses(*args, **kwargs) is None:
-            return backends[name].run(*args, **kwargs)
-    return backends["reference"].run(*args, **kwargs)
+    return [name for name in names if why_not(op, name) is None]
 
 
 def check_devices(op: str, **tensors: torch.Tensor | None) -> None:
@@ -133,13 +143,19 @@ def _probe(op: str, backend: str) -> str | None:
     return implementation.unavailable()
 
 
-@torch.compiler.assume_constant_result
 def announce_fix(op: str, backend: str) -> None:
     """Warn, once per reason, that `auto` passes over a backend which the user could install."""
     fix, reason = _table[op][backend].fix, why_not(op, backend)
     if fix is not None and reason not in _announced:
         _announced.add(reason)
         warnings.warn(f"megafm: {reason}, so {op} runs slower; to fix: {fix}", stacklevel=4)
+
+
+def announce_fallback(op: str, reason: str) -> None:
+    """Warn, once per op, that an input went to the slow reference because nothing else takes it."""
+    if op not in _announced:
+        _announced.add(op)
+        warnings.warn(f"megafm: {op} runs its slow reference: {reason}", stacklevel=4)
 
 
 @contextmanager
@@ -197,13 +213,14 @@ class OpBackends:
     """What this machine can run of one op.
 
     Attributes:
-        pick: per device type, what `auto` takes first.
+        pick: device -> "float32" or "float32 decode" (dtype, class of shape) -> what auto tries
+            first.
         why_not: backend -> None if it can run here, else the reason.
         absent: the backends that megafm has no version of this op for.
         fix: backend -> what to run to make it available, where that is known.
     """
 
-    pick: dict[str, str]
+    pick: dict[str, dict[str, str]]
     why_not: dict[str, str | None]
     absent: tuple[str, ...]
     fix: dict[str, str]
@@ -213,22 +230,26 @@ def backends() -> dict[str, OpBackends]:
     """For each op, the backends that can run on this machine, and why the others cannot."""
     if _environment_error is not None:
         raise ValueError(_environment_error)
-    devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    devices = auto.DEVICES if torch.cuda.is_available() else ("cpu",)
     return {op: _describe(op, devices) for op in sorted(_table)}
 
 
 def _describe(op: str, devices: tuple[str, ...]) -> OpBackends:
     reasons = {name: why_not(op, name) for name in BACKENDS}
     fixes = {name: b.fix for name, b in _table[op].items() if b.fix and reasons[name]}
-    pick = {device: _first_choice(op, device, reasons) for device in devices}
+    pick = {device: dict(_first_choices(op, device, reasons)) for device in devices}
     absent = tuple(name for name in BACKENDS if name not in _table[op])
     return OpBackends(pick, reasons, absent, fixes)
 
 
-def _first_choice(op: str, device: str, reasons: Mapping[str, str | None]) -> str:
-    if op in _requests and _requests[op] != "auto":
-        return _requests[op]
-    return next((name for name in AUTO[op].get(device, ()) if not reasons[name]), "reference")
+def _first_choices(
+    op: str, device: str, reasons: Mapping[str, str | None]
+) -> Iterator[tuple[str, str]]:
+    for dtype, shape in auto.cases(op):
+        names = [name for name in auto.order(op, device, dtype, shape) if not reasons[name]]
+        asked = _requests.get(op, "auto")
+        label = f"{str(dtype).removeprefix('torch.')} {shape}".strip()
+        yield label, asked if asked != "auto" else (names or ["reference"])[0]
 
 
 def check_requests(requests: Mapping[str, str]) -> None:
@@ -242,8 +263,8 @@ def check_requests(requests: Mapping[str, str]) -> None:
 
 def check_name(op: str, backend: str) -> None:
     """Raise ValueError for an unknown op or backend, naming the nearest."""
-    if op not in AUTO:
-        raise ValueError(f"ops.{op}={backend}: no such op; {_nearest(op, tuple(AUTO))}")
+    if op not in auto.AUTO:
+        raise ValueError(f"ops.{op}={backend}: no such op; {_nearest(op, tuple(auto.AUTO))}")
     if backend not in (*BACKENDS, "auto"):
         known = ("auto", *BACKENDS)
         raise ValueError(f"ops.{op}={backend}: no such backend; {_nearest(backend, known)}")

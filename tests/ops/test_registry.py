@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from megafm import ops
 from megafm.config import compose
-from megafm.ops import OpsConfig, registry
+from megafm.ops import OpsConfig, auto, registry
 from megafm.train.config import TrainJob
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,7 +36,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     for name in ("reference", "torch"):
         monkeypatch.setitem(registry._table["swiglu"], name, backend(name))
-    monkeypatch.setitem(registry.AUTO, "swiglu", {"cpu": ("torch",)})
+    monkeypatch.setitem(auto.AUTO, "swiglu", (auto.Rule("cpu", ("torch",)),))
     registry._probe.cache_clear()
     yield ran
     registry._probe.cache_clear()
@@ -49,6 +50,43 @@ def test_auto_takes_the_first_backend_that_takes_the_input(calls: list[str]) -> 
     run_swiglu()
     run_swiglu(torch.float64)
     assert calls == ["torch", "reference"]
+
+
+def test_a_rule_counts_for_its_device_dtype_and_class_of_shape(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rules = (
+        auto.Rule("cpu", ("sdpa",), shapes=("decode",)),
+        auto.Rule("cpu", ("cpu",), dtypes=(torch.float32,)),
+        auto.Rule("cuda", ("triton",)),
+    )
+    monkeypatch.setitem(auto.AUTO, "attention", rules)
+    fp32, bf16 = torch.float32, torch.bfloat16
+    assert auto.order("attention", "cpu", bf16, "decode") == ("sdpa",)
+    assert auto.order("attention", "cpu", fp32, "sequence") == ("cpu",)
+    assert auto.order("attention", "cpu", bf16, "sequence") == ()
+    assert auto.order("attention", "cuda", fp32, "sequence") == ("triton",)
+    assert auto.shape_class("attention", torch.empty(2, 1, 4, 8)) == "decode"
+    assert auto.shape_class("attention", torch.empty(2, 5, 4, 8)) == "sequence"
+
+
+def test_a_fall_to_the_reference_is_announced_once(
+    calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_announced", set())
+    with pytest.warns(UserWarning, match="swiglu runs its slow reference: float64 is too wide"):
+        run_swiglu(torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run_swiglu(torch.float64)
+        run_swiglu()
+
+
+def test_tensors_on_two_devices_are_refused() -> None:
+    x = torch.ones(2)
+    registry.check_devices("swiglu", gate=x, up=x, nothing=None)
+    with pytest.raises(ValueError, match="swiglu: gate is on cpu, up is on meta; move them"):
+        registry.check_devices("swiglu", gate=x, up=x.to("meta"))
 
 
 def test_a_backend_asked_for_runs_or_says_why_not(calls: list[str]) -> None:
@@ -114,13 +152,10 @@ def test_config_group_and_overrides_reach_the_schema() -> None:
 
 def test_backends_lists_every_op_with_its_pick_and_reasons() -> None:
     table = ops.backends()
-    assert (
-        set(table)
-        == set(registry.AUTO)
-        == {f.name for f in OpsConfig.__dataclass_fields__.values()}
-    )
+    assert set(table) == set(auto.AUTO) == {f.name for f in OpsConfig.__dataclass_fields__.values()}
     attention = table["attention"]
-    assert attention.pick["cpu"] == ("sdpa" if attention.why_not["torch"] else "torch")
+    able = [name for name in auto.AUTO["attention"][0].order if not attention.why_not[name]]
+    assert attention.pick["cpu"]["float32 sequence"] == able[0]
     assert attention.why_not["reference"] is None
     assert "triton" in attention.absent and attention.why_not["triton"]
 

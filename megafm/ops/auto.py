@@ -1,0 +1,83 @@
+"""Which backend `auto` tries first, by device, dtype and class of shape: a table of measurements.
+
+The CPU rows are held to benchmarks/results/ops by tests/ops/test_auto.py: where a committed result
+has measured a case, the backend that comes first is none that lost. The CUDA rows are not measured
+yet: they name torch's own kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+DEVICES = ("cpu", "cuda")
+DTYPES = (torch.float32, torch.bfloat16)  # that models train and infer in
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Backends in the order to try, for what the other fields describe; the reference ends it.
+
+    Attributes:
+        dtypes: of the op's first argument; empty: any.
+        shapes: classes of shape, see SHAPE_CLASSES; empty: any.
+    """
+
+    device: str
+    order: tuple[str, ...]
+    dtypes: tuple[torch.dtype, ...] = ()
+    shapes: tuple[str, ...] = ()
+
+    def holds(self, device: str, dtype: torch.dtype, shape: str) -> bool:
+        dtype_fits = not self.dtypes or dtype in self.dtypes
+        return device == self.device and dtype_fits and (not self.shapes or shape in self.shapes)
+
+
+# op -> its rules; the first that holds counts.
+AUTO: dict[str, tuple[Rule, ...]] = {
+    "attention": (
+        Rule("cpu", ("torch", "sdpa")),
+        Rule("cuda", ("sdpa",)),
+    ),
+    "rms_norm": (
+        Rule("cpu", ("cpu", "torch")),
+        Rule("cuda", ("torch",)),
+    ),
+    "rope": (),
+    "swiglu": (),
+    "cross_entropy": (),
+    "linear_cross_entropy": (
+        Rule("cpu", ("torch",)),
+        Rule("cuda", ("torch",)),
+    ),
+}
+
+
+def _attention_shape(q: torch.Tensor, *rest: Any) -> str:
+    return "decode" if q.shape[1] == 1 else "sequence"
+
+
+# op -> its classes of shape and the function of the op's arguments that names one.
+SHAPE_CLASSES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
+    "attention": (("sequence", "decode"), _attention_shape),
+}
+
+
+def shape_class(op: str, *args: Any, **kwargs: Any) -> str:
+    """The class of shape of an op's arguments; "" for an op that has one class only."""
+    return SHAPE_CLASSES[op][1](*args, **kwargs) if op in SHAPE_CLASSES else ""
+
+
+def order(op: str, device: str, dtype: torch.dtype, shape: str) -> tuple[str, ...]:
+    """The backends to try, best first; may be empty."""
+    rules = AUTO[op]
+    return next((rule.order for rule in rules if rule.holds(device, dtype, shape)), ())
+
+
+def cases(op: str) -> list[tuple[torch.dtype, str]]:
+    """Every dtype and class of shape that the table tells apart."""
+    shapes = SHAPE_CLASSES[op][0] if op in SHAPE_CLASSES else ("",)
+    return [(dtype, shape) for dtype in DTYPES for shape in shapes]

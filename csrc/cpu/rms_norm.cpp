@@ -6,41 +6,17 @@
 #include "cpu/rms_norm.h"
 
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
-#include <algorithm>
 #include <optional>
 #include <tuple>
+
+#include "cpu/tensors.h"
 
 namespace megafm::cpu {
 namespace {
 
-namespace stable = torch::stable;
-using stable::Tensor;
-using torch::headeronly::ScalarType;
-
-constexpr int64_t elements_per_task = 1 << 15;  // below it a thread costs more than it does
 constexpr int64_t most_blocks = 64;
 constexpr int64_t fewest_rows_per_block = 16;
-
-int64_t rows_of(const Tensor& x) {
-  int64_t rows = 1;
-  for (int64_t i = 0; i + 1 < x.dim(); ++i) {
-    rows *= x.size(i);
-  }
-  return rows;
-}
-
-template <typename T>
-const T* data(const Tensor& tensor) {
-  return static_cast<const T*>(tensor.const_data_ptr());
-}
-
-template <typename T>
-T* mutable_data(const Tensor& tensor) {
-  return static_cast<T*>(tensor.mutable_data_ptr());
-}
 
 // Calls body(T, W) with null pointers of the types that x and the weight are stored in.
 template <typename Body>
@@ -62,12 +38,6 @@ void check(const Tensor& x, const Tensor& weight) {
                   "rms_norm: weight must be (dim,) where x is (..., dim)");
 }
 
-void check_like(const Tensor& tensor, const Tensor& x, const char* name) {
-  STD_TORCH_CHECK(tensor.scalar_type() == x.scalar_type() &&
-                      std::ranges::equal(tensor.sizes(), x.sizes()),
-                  "rms_norm: ", name, " must have the shape and dtype of x");
-}
-
 std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x_in,
                                            const std::optional<Tensor>& residual_in,
                                            const Tensor& weight_in, double eps) {
@@ -78,7 +48,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x_in,
   Tensor total = x;
   std::optional<Tensor> residual;
   if (residual_in) {
-    check_like(*residual_in, x, "residual");
+    check_like("rms_norm", *residual_in, x, "residual");
     residual = stable::contiguous(*residual_in);
     total = stable::new_empty(x, sizes);
   }
@@ -97,8 +67,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x_in,
         .eps = static_cast<float>(eps),
     };
     const auto rows = MEGAFM_PICK(norm_forward<T, W>);
-    const int64_t grain = std::max<int64_t>(1, elements_per_task / std::max<int64_t>(1, dim));
-    stable::parallel_for(0, rows_of(x), grain, [&](int64_t begin, int64_t end) {
+    stable::parallel_for(0, rows_of(x), rows_per_task(dim), [&](int64_t begin, int64_t end) {
       rows(at, data<W>(weight), begin, end);
     });
   });
@@ -120,12 +89,12 @@ std::tuple<Tensor, Tensor> rms_norm_backward(const Tensor& d_y_in,
                                              const Tensor& x_in, const Tensor& weight_in,
                                              const Tensor& rstd_in) {
   check(x_in, weight_in);
-  check_like(d_y_in, x_in, "d_y");
+  check_like("rms_norm", d_y_in, x_in, "d_y");
   const Tensor d_y = stable::contiguous(d_y_in), x = stable::contiguous(x_in);
   const Tensor weight = stable::contiguous(weight_in), rstd = stable::contiguous(rstd_in);
   std::optional<Tensor> d_total;
   if (d_total_in) {
-    check_like(*d_total_in, x_in, "d_total");
+    check_like("rms_norm", *d_total_in, x_in, "d_total");
     d_total = stable::contiguous(*d_total_in);
   }
   const int64_t rows = rows_of(x), dim = weight.size(0);

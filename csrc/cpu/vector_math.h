@@ -1,0 +1,48 @@
+// exp of floats, for kernel files (see isa.h): one body for scalars, which the compiler vectorises
+// in simd loops, and for vectors of the GCC extension (float, vector_size).
+
+#pragma once
+
+#include <stdint.h>
+
+namespace megafm::cpu::MEGAFM_ISA {
+
+// Integers of the width of V, as many as V holds.
+template <typename V>
+struct IntegersLike {
+  using type = decltype(V{} < V{});  // what comparing two vectors gives
+};
+
+template <>
+struct IntegersLike<float> {
+  using type = int32_t;
+};
+
+// e^x within 1.01 ulp (every seventh float tried, with and without FMA), denormal results included;
+// 0 for -inf, inf for +inf and beyond 88.73, NaN for NaN.
+//
+// x = n ln 2 + r with |r| <= ln(2) / 2; e^r by the polynomial of Cephes' expf (S. Moshier).
+template <typename V>
+static inline V exp(V x) {
+  using I = typename IntegersLike<V>::type;
+  const V least = V{} - 104.0f, most = V{} + 89.0f;  // 0 and inf already; a NaN passes
+  x = x < least ? least : x;
+  x = x > most ? most : x;
+  constexpr float round_to_integer = 12582912.0f;  // 1.5 * 2^23: the sum has no fraction bits
+  const V shifted = x * 1.44269504088896341f + round_to_integer;
+  const V n = shifted - round_to_integer;
+  const I exponent = __builtin_bit_cast(I, shifted) - __builtin_bit_cast(int32_t, round_to_integer);
+  const V r = x - n * 0.693359375f - n * -2.12194440e-4f;  // ln 2 in two parts, the first exact
+  V p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  const V y = p * (r * r) + r + 1.0f;
+  // 2^n in two factors: n reaches from -150 to 128, beyond what one float's exponent holds.
+  const I half = exponent >> 1;
+  return y * __builtin_bit_cast(V, (half + 127) << 23) *
+         __builtin_bit_cast(V, (exponent - half + 127) << 23);
+}
+
+}  // namespace megafm::cpu::MEGAFM_ISA

@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from megafm.ops import registry
+from megafm.ops import registry, triton
 
 
 @dataclass(frozen=True)
@@ -188,4 +188,33 @@ def _rotate(
     return torch.cat(rotated, dim=-1).to(x.dtype)
 
 
+def _triton(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    positions: torch.Tensor | None,
+    interleaved: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    from megafm.ops.triton import rope as kernels
+
+    return kernels.run(q, k, cos, sin, positions, interleaved)
+
+
+def _triton_refuses(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    positions: torch.Tensor | None,
+    interleaved: bool,
+) -> str | None:
+    if cos.requires_grad or sin.requires_grad:
+        return "cos and sin get no gradient from the Triton kernel"
+    return triton.wrong_dtype(q=q, k=k, cos=cos, sin=sin) or triton.wrong_device(q)
+
+
 registry.register("rope", "reference", registry.Backend(reference))
+registry.register(
+    "rope", "triton", registry.Backend(_triton, triton.missing, _triton_refuses, fix=triton.FIX)
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from megafm.ops import registry
+from megafm.ops import registry, triton
 
 
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
@@ -27,4 +27,17 @@ def reference(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     return F.silu(gate) * up
 
 
+def _triton(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    from megafm.ops.triton import swiglu as kernels
+
+    return kernels.run(gate, up)
+
+
+def _triton_refuses(gate: torch.Tensor, up: torch.Tensor) -> str | None:
+    return triton.wrong_dtype(gate=gate) or triton.wrong_device(gate)
+
+
 registry.register("swiglu", "reference", registry.Backend(reference))
+registry.register(
+    "swiglu", "triton", registry.Backend(_triton, triton.missing, _triton_refuses, fix=triton.FIX)
+)

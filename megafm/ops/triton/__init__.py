@@ -12,6 +12,7 @@ import os
 import torch
 
 FIX = "pip install 'megafm[triton]'"
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def interpreting() -> bool:
@@ -33,3 +34,11 @@ def wrong_device(x: torch.Tensor) -> str | None:
     if x.device.type == "cuda" or interpreting():
         return None
     return f"Triton kernels run on CUDA tensors, not on {x.device.type}"
+
+
+def wrong_dtype(**tensors: torch.Tensor | None) -> str | None:
+    """Which tensor (None is skipped) has a dtype without a kernel; None if all have one."""
+    for name, x in tensors.items():
+        if x is not None and x.dtype not in DTYPES:
+            return f"no Triton kernel for {name} {x.dtype}"
+    return None

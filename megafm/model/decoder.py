@@ -73,7 +73,7 @@ class Decoder(nn.Module):
             ValueError: the sequence, with the cache, is longer than model.max_seq_len.
         """
         hidden = self.hidden(tokens, positions, cu_seqlens, cache)
-        return nn.functional.linear(hidden, self.head_weight)
+        return ops.linear(hidden, self.head_weight)
 
     def loss(
         self,

@@ -25,6 +25,9 @@ class Linear(nn.Linear):
     def reset_parameters(self) -> None:
         pass
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return ops.linear(x, self.weight)
+
 
 class Embedding(nn.Embedding):
     """Rows of weight (vocab_size, dim) by token."""

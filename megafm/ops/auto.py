@@ -7,8 +7,10 @@ yet: they name torch's own kernels.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,16 +26,30 @@ class Rule:
     Attributes:
         dtypes: of the op's first argument; empty: any.
         shapes: classes of shape, see SHAPE_CLASSES; empty: any.
+        machine: whether it counts on this machine.
     """
 
     device: str
     order: tuple[str, ...]
     dtypes: tuple[torch.dtype, ...] = ()
     shapes: tuple[str, ...] = ()
+    machine: Callable[[], bool] = lambda: True
 
     def holds(self, device: str, dtype: torch.dtype, shape: str) -> bool:
+        if device != self.device or not self.machine():
+            return False
         dtype_fits = not self.dtypes or dtype in self.dtypes
-        return device == self.device and dtype_fits and (not self.shapes or shape in self.shapes)
+        return dtype_fits and (not self.shapes or shape in self.shapes)
+
+
+@functools.cache
+def mkl_leaves_avx512_idle() -> bool:
+    """Whether this CPU has AVX-512 and another vendor than Intel: MKL then runs its AVX2 code."""
+    try:
+        described = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return "GenuineIntel" not in described and "avx512f" in described
 
 
 # op -> its rules; the first that holds counts.
@@ -46,6 +62,7 @@ AUTO: dict[str, tuple[Rule, ...]] = {
         Rule("cpu", ("cpu", "torch")),
         Rule("cuda", ("torch",)),
     ),
+    "linear": (Rule("cpu", ("onednn",), (torch.float32,), ("large",), mkl_leaves_avx512_idle),),
     "rope": (),
     "swiglu": (),
     "cross_entropy": (),
@@ -60,9 +77,14 @@ def _attention_shape(q: torch.Tensor, *rest: Any) -> str:
     return "decode" if q.shape[1] == 1 else "sequence"
 
 
+def _linear_shape(x: torch.Tensor, weight: torch.Tensor) -> str:
+    return "large" if x.numel() * weight.shape[0] >= 1 << 23 else "small"
+
+
 # op -> its classes of shape and the function of the op's arguments that names one.
 SHAPE_CLASSES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "attention": (("sequence", "decode"), _attention_shape),
+    "linear": (("large", "small"), _linear_shape),
 }
 
 

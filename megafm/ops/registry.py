@@ -28,6 +28,7 @@ BACKENDS = (
     "cuda",
     "sdpa",
     "torch",
+    "onednn",
     "transformer_engine",
     "apex",
 )
@@ -186,6 +187,7 @@ class OpsConfig:
     rope: str = "auto"
     swiglu: str = "auto"
     cross_entropy: str = "auto"
+    linear: str = "auto"
     linear_cross_entropy: str = "auto"
 
     def __post_init__(self) -> None:

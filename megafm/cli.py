@@ -17,6 +17,7 @@ JOBS = {
     "evaluate": "validation loss, perplexity and bits per byte, against baselines",
     "generate": "sample text from a trained model",
     "convert": "to and from the Hugging Face format",
+    "bench": "speed of the ops, or of whole training steps, against other libraries",
 }
 
 

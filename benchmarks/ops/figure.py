@@ -1,0 +1,77 @@
+"""A PNG per op: how many times faster than the best peer, and where the others stand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+from benchmarks.ops.report import summarise, timed
+
+OURS_COLOUR = "#bcd7c7"
+# Everyone else: (kind, allocator) -> label, marker, colour; the fastest of each is drawn.
+OTHERS = {
+    ("eager", "default"): ("torch eager", "o", "#b5533c"),
+    ("eager", "tuned"): ("torch eager, tuned malloc", "D", "#d99a3a"),
+    ("compiled", "default"): ("torch.compile", "s", "#4a6fa5"),
+    ("compiled", "tuned"): ("torch.compile, tuned malloc", "v", "#35a0b5"),
+    ("library", "tuned"): ("best library", "^", "#77508a"),
+}
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """One panel per mode and dtype (rows) and number of threads (columns)."""
+    cells = result["cells"]
+    rows = list(dict.fromkeys((cell["mode"], cell["dtype"]) for cell in cells))
+    columns = list(dict.fromkeys(cell["threads"] for cell in cells))
+    num_shapes = len({cell["shape"] for cell in cells})
+    size = (len(columns) * max(4.2, 0.62 * num_shapes + 1.2), 2.3 * len(rows) + 1.2)
+    options = {"figsize": size, "squeeze": False, "sharex": True}
+    figure, panels = plt.subplots(len(rows), len(columns), layout="constrained", **options)
+    for panel_row, (mode, dtype) in zip(panels, rows, strict=True):
+        for panel, threads in zip(panel_row, columns, strict=True):
+            key = (mode, dtype, threads)
+            shown = [c for c in cells if (c["mode"], c["dtype"], c["threads"]) == key]
+            _panel(panel, result["op"], shown)
+            panel.set_title(f"{mode}, {dtype}, {threads} thread{'s' * (threads > 1)}", fontsize=10)
+        top = max(panel.get_ylim()[1] for panel in panel_row)
+        for panel in panel_row:
+            panel.set_ylim(0, top)
+        panel_row[0].set_ylabel("times the best peer")
+    unique = {}
+    for panel in panels.flat:
+        unique |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+    figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=3, fontsize=9)
+    figure.suptitle(f"{result['op']}: speed, best peer = 1 ({result['hardware']['device']})")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _panel(panel: Axes, op: str, cells: list[dict[str, Any]]) -> None:
+    panel.axhline(1, color="#888888", linewidth=1)
+    for x, cell in enumerate(cells):
+        summary = summarise(op, cell)
+        if summary is None:
+            continue
+        label = "megafm (the backend that auto picks)"
+        panel.bar(x, summary.ratio, 0.6, color=OURS_COLOUR, label=label)
+        panel.text(x, 0, f"{summary.ratio:.2f}x", ha="center", va="bottom", fontsize=8)
+        if summary.bar:
+            panel.hlines(summary.bar, x - 0.4, x + 0.4, "#111111", "dashed", label="bar to reach")
+        best = summary.ours * summary.ratio
+        for (kind, malloc), (label, marker, colour) in OTHERS.items():
+            times = [
+                r["median_s"] for r in timed(cell) if (r["kind"], r["malloc"]) == (kind, malloc)
+            ]
+            if times:
+                style = {"color": colour, "marker": marker, "edgecolors": "white", "s": 34}
+                panel.scatter(x, best / min(times), label=label, zorder=3, **style)
+    panel.set_xticks(range(len(cells)), [c["shape"] for c in cells], rotation=35, ha="right")
+    panel.tick_params(labelsize=8)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.margins(y=0.1)

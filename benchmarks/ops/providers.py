@@ -1,0 +1,57 @@
+"""Everything that can compute one op here: ours by backend, torch, torch.compile, libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from benchmarks.ops.op import Function, Op
+from megafm.ops import registry
+
+Kind = Literal["ours", "eager", "compiled", "library"]
+
+OURS = "megafm"  # what a user gets who chooses nothing
+
+
+@dataclass(frozen=True)
+class Provider:
+    """
+    Attributes:
+        name: "megafm", "megafm BACKEND", a peer's name, or "compiled PEER".
+        kind: ours, eager, compiled or library; all but ours are peers.
+        context: entered around every use: the choice of the backend.
+    """
+
+    name: str
+    kind: Kind
+    function: Function
+    context: Callable[[], AbstractContextManager[None]] = nullcontext
+
+
+def providers(op: Op, device: torch.device, wanted: list[str]) -> list[Provider]:
+    """Ours first; only those whose name starts like one of `wanted`, unless that is empty."""
+    found = [Provider(OURS, "ours", op.ours)]
+    for name in backend_names(op.name):
+        found.append(Provider(f"{OURS} {name}", "ours", op.ours, _choice(op.name, name)))
+    found += [Provider(name, "eager", function) for name, function in op.eager.items()]
+    for name in op.compiled:
+        compiled = torch.compile(op.eager[name], dynamic=False)
+        found.append(Provider(f"compiled {name}", "compiled", compiled))
+    if device.type == "cuda":
+        found += [Provider(name, "library", function) for name, function in op.libraries().items()]
+    return [p for p in found if not wanted or p.name.startswith(tuple(wanted))]
+
+
+def backend_names(op: str) -> list[str]:
+    """The backends of the registry that can run here; none for what is not in it."""
+    if op not in registry.AUTO:
+        return []
+    return [name for name in registry.BACKENDS if registry.why_not(op, name) is None]
+
+
+def _choice(op: str, backend: str) -> Callable[[], AbstractContextManager[None]]:
+    return lambda: registry.use(**{op: backend})

@@ -1,0 +1,73 @@
+"""RMSNorm over rows of one width."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.ops.op import FORWARD, Function, Inputs, Op, Sizes, Work, normal
+from megafm import ops
+
+EPS = 1e-6
+
+
+def inputs(sizes: Sizes, dtype: torch.dtype, device: torch.device) -> Inputs:
+    x = normal(sizes["rows"], sizes["dim"], dtype=dtype, device=device)
+    return Inputs((x, 1 + 0.1 * normal(sizes["dim"], dtype=dtype, device=device, seed=2)))
+
+
+def ours(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return ops.rms_norm(x, weight, EPS)
+
+
+def functional(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return F.rms_norm(x, weight.shape, weight, EPS)
+
+
+def written_out(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """As model code writes it: statistics in fp32, then back."""
+    wide = x.float()
+    return weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPS)).to(x.dtype)
+
+
+def exact(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPS) * weight
+
+
+def libraries() -> dict[str, Function]:
+    found: dict[str, Function] = {}
+    if importlib.util.find_spec("liger_kernel"):
+        from liger_kernel.ops.rms_norm import LigerRMSNormFunction
+
+        found["Liger"] = lambda x, weight: LigerRMSNormFunction.apply(x, weight, EPS)
+    if importlib.util.find_spec("apex"):
+        from apex.normalization.fused_layer_norm import fused_rms_norm_affine
+
+        found["apex"] = lambda x, weight: fused_rms_norm_affine(x, weight, weight.shape, EPS)
+    return found
+
+
+def work(sizes: Sizes, size: int, mode: str) -> Work:
+    """Forward: x in, y out. Backward: x and dy in, dx out."""
+    tensors = 2 if mode == FORWARD else 5
+    return Work(tensors * sizes["rows"] * sizes["dim"] * size)
+
+
+OP = Op(
+    name="rms_norm",
+    shapes={
+        "4096x1024": {"rows": 4096, "dim": 1024},
+        "8192x256": {"rows": 8192, "dim": 256},
+        "512x4096": {"rows": 512, "dim": 4096},
+    },
+    quick={"64x32": {"rows": 64, "dim": 32}},
+    inputs=inputs,
+    ours=ours,
+    eager={"F.rms_norm": functional, "written out": written_out},
+    compiled=("F.rms_norm", "written out"),
+    exact=exact,
+    work=work,
+    libraries=libraries,
+)

@@ -10,6 +10,19 @@ STABLE_TORCH_LIBRARY(megafm, m) {
   m.def("rms_norm_backward(Tensor d_y, Tensor? d_total, Tensor x, Tensor weight, Tensor rstd)"
         " -> (Tensor d_x, Tensor d_weight)");
 
+  m.def("rope(Tensor q, Tensor k, Tensor cos, Tensor sin, Tensor? positions, bool interleaved,"
+        " bool inverse) -> (Tensor, Tensor)");
+
+  m.def("swiglu(Tensor gate, Tensor up) -> Tensor");
+  m.def("swiglu_backward(Tensor d_out, Tensor gate, Tensor up) -> (Tensor d_gate, Tensor d_up)");
+
+  m.def("softmax_stats(Tensor logits, Tensor columns)"
+        " -> (Tensor top, Tensor log_total, Tensor picked)");
+  m.def("softmax_backward(Tensor logits, Tensor columns, Tensor top, Tensor log_total,"
+        " Tensor d_lse, Tensor d_picked) -> Tensor");
+  m.def("softmax_backward_(Tensor(a!) logits, Tensor columns, Tensor top, Tensor log_total,"
+        " Tensor d_lse, Tensor d_picked, float? softcap) -> ()");
+
   m.def("cpu_isa() -> str");        // the instruction set that CPU kernels run on
   m.def("cpu_isas() -> str");       // those compiled in that this CPU has, comma separated
   m.def("set_cpu_isa(str name) -> ()");

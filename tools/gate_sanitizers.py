@@ -16,7 +16,12 @@ from pathlib import Path
 import compile_ops
 
 SHADOW = compile_ops.ROOT / "build" / "ops-sanitize" / "checkout"
-TESTS = ["tests/ops/test_rms_norm.py", "tests/ops/test_registry.py"]
+TESTS = [
+    "tests/ops/test_rms_norm.py",
+    "tests/ops/test_rope.py",
+    "tests/ops/test_swiglu.py",
+    "tests/ops/test_registry.py",
+]
 
 
 def main() -> None:

@@ -7,6 +7,10 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
+#include <cstdint>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include "cpu/storage.h"
 
@@ -79,6 +83,22 @@ inline Rows as_rows(const Tensor& x) {
     return {x, x.stride(last - 1)};
   }
   return {stable::contiguous(x), x.size(last)};
+}
+
+// Contiguous and uninitialised, of the shape and dtype of x. Memory that the kernel has not handed
+// out before is asked for in huge pages: in small ones its first touch costs more than the op.
+inline Tensor new_output(const Tensor& x) {
+  Tensor y = stable::new_empty(x, x.sizes());
+#if defined(__linux__)
+  constexpr uintptr_t huge = 2 << 20;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(y.mutable_data_ptr());
+  const uintptr_t first = (begin + huge - 1) / huge * huge;
+  const uintptr_t last = (begin + y.numel() * y.element_size()) / huge * huge;
+  if (first < last) {
+    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // advice: may fail
+  }
+#endif
+  return y;
 }
 
 }  // namespace megafm::cpu

@@ -35,6 +35,7 @@ def rms_norm(
     Returns:
         y (..., dim) in the dtype of `x`; with a residual, the pair (y, x + residual).
     """
+    registry.check_devices("rms_norm", x=x, weight=weight, residual=residual)
     if weight.shape != x.shape[-1:]:
         raise ValueError(f"rms_norm: weight {tuple(weight.shape)} does not fit x {tuple(x.shape)}")
     if residual is not None:

@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 
 from megafm.ops import registry, triton
+from megafm.ops._library import FIX, library_missing
+from megafm.ops.cpp import rope as cpp
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ def _linear(head_dim: int, base: float, scaling: RopeScaling) -> tuple[torch.Ten
 
 
 def _ntk(head_dim: int, base: float, scaling: RopeScaling) -> tuple[torch.Tensor, float]:
+    if head_dim == 2:
+        raise ValueError("head_dim=2: ntk scaling keeps the first pair as it is; set head_dim >= 4")
     return _plain(head_dim, base * scaling.factor ** (head_dim / (head_dim - 2))), 1.0
 
 
@@ -150,9 +154,13 @@ def apply_rope(
     Returns:
         q, k rotated, in their dtypes; computed in fp32 (fp64 for fp64 input).
     """
+    registry.check_devices("apply_rope", q=q, k=k, cos=cos, sin=sin, positions=positions)
     if q.shape[:2] != k.shape[:2] or not q.shape[-1] == k.shape[-1] == 2 * cos.shape[-1]:
         shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)} and cos {tuple(cos.shape)}"
         raise ValueError(f"apply_rope: {shapes} do not fit together")
+    if positions is not None and positions.shape not in (q.shape[:2], q.shape[1:2]):
+        shapes = f"positions {tuple(positions.shape)} do not fit q {tuple(q.shape)}"
+        raise ValueError(f"apply_rope: {shapes}; set (seq,) or (batch, seq)")
     if positions is None and q.shape[1] > cos.shape[0]:
         raise ValueError(f"apply_rope: seq {q.shape[1]} is longer than the cache {cos.shape[0]}")
     return registry.dispatch("rope", q.device, q, k, cos, sin, positions, interleaved)
@@ -215,6 +223,7 @@ def _triton_refuses(
 
 
 registry.register("rope", "reference", registry.Backend(reference))
+registry.register("rope", "cpu", registry.Backend(cpp.run, library_missing, cpp.refuses, fix=FIX))
 registry.register(
     "rope", "triton", registry.Backend(_triton, triton.missing, _triton_refuses, fix=triton.FIX)
 )

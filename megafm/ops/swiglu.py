@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from megafm.ops import registry, triton
+from megafm.ops._library import FIX, library_missing
+from megafm.ops.cpp import swiglu as cpp
 
 
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
@@ -17,6 +19,7 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     Returns:
         (..., ffn_dim) in the dtype of `gate`.
     """
+    registry.check_devices("swiglu", gate=gate, up=up)
     if gate.shape != up.shape or gate.dtype != up.dtype:
         both = f"{gate.dtype} {tuple(gate.shape)}, up {up.dtype} {tuple(up.shape)}"
         raise ValueError(f"swiglu: gate is {both}; give one shape and dtype")
@@ -38,6 +41,7 @@ def _triton_refuses(gate: torch.Tensor, up: torch.Tensor) -> str | None:
 
 
 registry.register("swiglu", "reference", registry.Backend(reference))
+registry.register("swiglu", "cpu", registry.Backend(cpp.run, library_missing, cpp.refuses, fix=FIX))
 registry.register(
     "swiglu", "triton", registry.Backend(_triton, triton.missing, _triton_refuses, fix=triton.FIX)
 )

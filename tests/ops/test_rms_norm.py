@@ -6,30 +6,17 @@ import pytest
 import torch
 
 from megafm import ops
-from megafm.ops import _library
+from tests.ops.backend import CPU, assert_same_bits, needs_library, on_backend
 from tests.ops.error_rule import assert_error_rule
 
-needs_library = pytest.mark.skipif(
-    _library.library_missing() is not None, reason=f"{_library.library_missing()}: make setup"
-)
-ISAS = ("plain", "avx2", "avx512")
-CPU = [pytest.param(f"cpu-{isa}", marks=needs_library) for isa in ISAS]
 BACKENDS = ["reference", "torch", *CPU]
 SHAPES = [(5, 33), (2, 3, 257), (70, 64), (1, 3), (0, 16), (3, 0, 8), (3, 0)]
 
 
 @pytest.fixture
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    name, _, isa = request.param.partition("-")
-    if isa:
-        used, available = _library.instruction_sets()
-        if isa not in available:
-            pytest.skip(f"this CPU has no {isa}")
-        torch.ops.megafm.set_cpu_isa(isa)
-    with ops.use(rms_norm=name):
+    with on_backend("rms_norm", request.param):
         yield request.param
-    if isa:
-        torch.ops.megafm.set_cpu_isa(used)
 
 
 def plain(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -96,19 +83,15 @@ def test_reference_gradients_match_finite_differences() -> None:
 
 
 @needs_library
-def test_cpu_gradients_are_the_same_bits_on_any_number_of_threads() -> None:
+def test_cpu_gives_the_same_bits_on_any_number_of_threads() -> None:
     x, weight = torch.randn(2000, 96, requires_grad=True), torch.randn(96, requires_grad=True)
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            with ops.use(rms_norm="cpu"):
-                y = ops.rms_norm(x, weight)
-            found.append((y, *torch.autograd.grad(y.sum(), (x, weight))))
-    finally:
-        torch.set_num_threads(before)
-    for other in found[1:]:
-        assert all(map(torch.equal, found[0], other))
+
+    def compute() -> list[torch.Tensor]:
+        with ops.use(rms_norm="cpu"):
+            y = ops.rms_norm(x, weight)
+        return [y, *torch.autograd.grad(y.sum(), (x, weight))]
+
+    assert_same_bits(compute)
 
 
 @needs_library

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from megafm.ops import registry
-
-STORAGE = (torch.float32, torch.bfloat16)
+from megafm.ops.cpp.storage import empty_contiguous_like, unreadable
 
 
 def run(
@@ -23,11 +22,11 @@ def run(
 def refuses(
     x: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None
 ) -> str | None:
-    if x.dtype not in STORAGE or weight.dtype not in (x.dtype, torch.float32):
+    if weight.dtype not in (x.dtype, torch.float32):
         return f"no kernel for x {x.dtype} with weight {weight.dtype}"
     if residual is not None and residual.dtype != x.dtype:
         return f"residual is {residual.dtype}, unlike x"
-    return None
+    return unreadable(x)
 
 
 def register_formulas() -> None:
@@ -40,19 +39,15 @@ def register_formulas() -> None:
     library.register_autograd("megafm::add_rms_norm", _backward_add, setup_context=_save_add)
 
 
-def _contiguous_like(x: torch.Tensor) -> torch.Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
 def _shape(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, ...]:
-    return _contiguous_like(x), x.new_empty(x.shape[:-1], dtype=torch.float32)
+    return empty_contiguous_like(x), x.new_empty(x.shape[:-1], dtype=torch.float32)
 
 
 def _shape_add(
     x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, ...]:
     y, rstd = _shape(x, weight, eps)
-    return y, _contiguous_like(x), rstd
+    return y, empty_contiguous_like(x), rstd
 
 
 def _shape_backward(
@@ -62,7 +57,7 @@ def _shape_backward(
     weight: torch.Tensor,
     rstd: torch.Tensor,
 ) -> tuple[torch.Tensor, ...]:
-    return _contiguous_like(x), _contiguous_like(weight)
+    return empty_contiguous_like(x), empty_contiguous_like(weight)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from benchmarks.ops.op import Op
 
-OPS = ("rms_norm",)
+OPS = (
+    "linear",
+    "rms_norm",
+    "rope",
+    "swiglu",
+    "cross_entropy",
+    "linear_cross_entropy",
+    "attention",
+    "adamw",
+)
 
 
 def load(name: str) -> Op:

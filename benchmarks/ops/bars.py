@@ -25,7 +25,16 @@ class Bar:
     shapes: str = ""
 
 
-BARS = (Bar("rms_norm", "fp32", BOTH, 2.0),)
+BARS = (
+    Bar("rms_norm", "fp32", BOTH, 2.0),
+    Bar("rope", "fp32", BOTH, 2.5, shapes="B8"),
+    Bar("swiglu", "fp32", BOTH, 1.2),
+    Bar("cross_entropy", "fp32", BOTH, 3.0),
+    Bar("linear_cross_entropy", "fp32", BOTH, 1.4),
+    Bar("attention", "fp32", BOTH, 1.6, shapes="T"),
+    Bar("attention", "bf16", BOTH, 2.5, shapes="T"),
+    Bar("adamw", "fp32", "step", NOT_SLOWER),
+)
 
 
 def bar_of(op: str, dtype: str, mode: str, shape: str) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Literal
 import torch
 
 from benchmarks.ops.op import Function, Op
-from megafm.ops import registry
+from megafm import ops
 
 Kind = Literal["ours", "eager", "compiled", "library"]
 
@@ -39,19 +40,23 @@ def providers(op: Op, device: torch.device, wanted: list[str]) -> list[Provider]
         found.append(Provider(f"{OURS} {name}", "ours", op.ours, _choice(op.name, name)))
     found += [Provider(name, "eager", function) for name, function in op.eager.items()]
     for name in op.compiled:
-        compiled = torch.compile(op.eager[name], dynamic=False)
-        found.append(Provider(f"compiled {name}", "compiled", compiled))
+        found.append(Provider(f"compiled {name}", "compiled", _compiled(op.eager[name])))
     if device.type == "cuda":
         found += [Provider(name, "library", function) for name, function in op.libraries().items()]
     return [p for p in found if not wanted or p.name.startswith(tuple(wanted))]
 
 
+def _compiled(function: Function) -> Function:
+    """torch.compile of `function`, on its first call: it takes seconds to load."""
+    compiled = functools.cache(lambda: torch.compile(function, dynamic=False))
+    return lambda *arguments: compiled()(*arguments)
+
+
 def backend_names(op: str) -> list[str]:
     """The backends of the registry that can run here; none for what is not in it."""
-    if op not in registry.AUTO:
-        return []
-    return [name for name in registry.BACKENDS if registry.why_not(op, name) is None]
+    found = ops.backends().get(op)
+    return [] if found is None else [n for n, reason in found.why_not.items() if reason is None]
 
 
 def _choice(op: str, backend: str) -> Callable[[], AbstractContextManager[None]]:
-    return lambda: registry.use(**{op: backend})
+    return lambda: ops.use(**{op: backend})

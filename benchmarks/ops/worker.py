@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import sys
 from collections.abc import Mapping
 
 import torch
@@ -45,7 +46,8 @@ class Bench:
         """
         definition = load(op)
         sizes = (definition.quick if quick else definition.shapes)[shape]
-        torch._dynamo.reset()
+        if "torch._dynamo" in sys.modules:
+            torch._dynamo.reset()  # it gives up on a function that has seen many shapes
         self.ready, self.repeats = {}, {}
         inputs = definition.inputs(sizes, DTYPES[dtype], self.device)
         truth = self._truth(definition, inputs) if check else None

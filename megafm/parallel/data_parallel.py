@@ -1,12 +1,10 @@
 """Data parallelism: every rank its own samples, gradients summed over `dp_replicate x dp_shard`.
 
-The loss is already divided by the global token count, so gradients are summed, never averaged, and
-in float32 at least, whatever they are stored as.
+The loss is already divided by the global token count, so gradients are summed, never averaged.
 """
 
 import warnings
-from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -15,49 +13,57 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from megafm.model import Decoder
 from megafm.parallel.mesh import ParallelConfig
 
 
-def shards_parameters(parallel: ParallelConfig) -> bool:
-    """Whether the layout leaves each rank a part of the parameters (FSDP2), not all of them."""
-    return parallel.dp_shard > 1 and parallel.zero > 1
+class Loss(nn.Module):
+    """`model.loss` as a forward pass, which is what data-parallel wrappers hook into."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """tokens and targets (batch, seq) int64 -> the sum of the per-token losses, a scalar."""
+        return cast(Decoder, self.model).loss(tokens, targets)
 
 
 def data_parallel(
-    module: nn.Module,
-    blocks: Iterable[nn.Module],
-    mesh: DeviceMesh | None,
-    parallel: ParallelConfig,
-    param_dtype: torch.dtype,
+    loss: Loss, mesh: DeviceMesh | None, parallel: ParallelConfig, param_dtype: torch.dtype
 ) -> nn.Module:
-    """Wrap `module` for the layout: nothing on one rank, DDP (also for ZeRO-1, whose optimizer is
-    a `ShardedStep`), FSDP2, or HSDP (FSDP2 with both axes > 1).
+    """Wrap `loss` for the layout: nothing on one rank, DDP, FSDP2, or HSDP (both axes > 1).
 
     Args:
-        blocks: the parts of `module` that FSDP2 gathers and frees one at a time.
-        param_dtype: what FSDP2 gathers parameters as.
+        param_dtype: what FSDP2 gathers parameters as; gradients are always reduced in float32.
     """
     if mesh is None:
-        return module
-    if not shards_parameters(parallel):
-        return _replicated(module, mesh)
+        return loss
+    if parallel.dp_shard == 1:
+        group = mesh["dp_replicate"].get_group()
+        with warnings.catch_warnings():  # torch 2.13 renames broadcast_buffers; 2.11 has only it
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            wrapped = DistributedDataParallel(
+                loss, process_group=group, gradient_as_bucket_view=True, broadcast_buffers=False
+            )
+        wrapped.register_comm_hook(group, _sum_gradients)
+        return wrapped
     axes = ("dp_replicate", "dp_shard") if parallel.dp_replicate > 1 else ("dp_shard",)
-    reduce_dtype = torch.promote_types(param_dtype, torch.float32)
     # Autocast rounds what goes into a matmul; inputs as such stay (the rotary tables: fp32).
-    policy = MixedPrecisionPolicy(param_dtype, reduce_dtype, cast_forward_inputs=False)
+    policy = MixedPrecisionPolicy(param_dtype, torch.float32, cast_forward_inputs=False)
     options: dict[str, Any] = {
         "mesh": mesh[axes],
         "reshard_after_forward": parallel.zero == 3,
         "mp_policy": policy,
     }
-    for block in blocks:
+    for block in cast(Decoder, loss.model).blocks:
         fully_shard(block, **options)
-    fully_shard(module, **options)
-    for part in module.modules():
-        if isinstance(part, FSDPModule):
-            part.set_gradient_divide_factor(1.0)
-            part.set_force_sum_reduction_for_comms(True)
-    return module
+    fully_shard(loss, **options)
+    for module in loss.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+    return loss
 
 
 def set_gradient_sync(wrapped: nn.Module, enabled: bool) -> None:
@@ -75,22 +81,9 @@ def reshard(wrapped: nn.Module) -> None:
             module.reshard()
 
 
-def _replicated(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    group = mesh["dp_replicate", "dp_shard"]._flatten("gradients").get_group()
-    with warnings.catch_warnings():  # torch 2.13 renames broadcast_buffers; 2.11 has only it
-        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-        wrapped = DistributedDataParallel(
-            module, process_group=group, gradient_as_bucket_view=True, broadcast_buffers=False
-        )
-    wrapped.register_comm_hook(group, _sum_gradients)
-    return wrapped
-
-
 # DDP reads these annotations, so this file does not postpone them.
 def _sum_gradients(
     group: dist.ProcessGroup, bucket: dist.GradBucket
 ) -> torch.futures.Future[torch.Tensor]:
-    gradients = bucket.buffer()
-    wide = gradients.to(torch.promote_types(gradients.dtype, torch.float32))
-    future = dist.all_reduce(wide, group=group, async_op=True).get_future()
-    return future.then(lambda done: done.value()[0].to(gradients.dtype))
+    future = dist.all_reduce(bucket.buffer(), group=group, async_op=True).get_future()
+    return future.then(lambda done: done.value()[0])

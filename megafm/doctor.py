@@ -222,44 +222,41 @@ def show(report: Report, console: Console) -> None:
         machine.add_row(finding.name, f"[{style}]{finding.state}[/]", escape(finding.detail + todo))
     console.print(machine)
 
-    versions = [b for b in registry.BACKENDS if any(b not in o.absent for o in report.ops.values())]
-    table = Table(title="ops: the backends that can run here", title_justify="left")
-    for column in ("op", *versions):
-        table.add_column(column, no_wrap=True)
+    table = Table(title="ops: the backend that auto picks, and all that can run here")
+    table.title_justify = "left"
+    devices = list(next(iter(report.ops.values())).pick) if report.ops else []
+    for column in ("op", *(f"auto on {name}" for name in devices), "can run"):
+        table.add_column(column)
     for name, found in report.ops.items():
-        table.add_row(name, *(_cell(found, backend) for backend in versions))
+        able = [backend for backend in registry.BACKENDS if found.why_not[backend] is None]
+        picked = (_picked(pick) for pick in found.pick.values())
+        table.add_row(name, *picked, escape(", ".join(able)))
     console.print(table)
-    for line in _notes(report.ops, versions):
+    for line in _notes(report.ops):
         console.print(escape(line), highlight=False)
 
 
-def _cell(found: ops.OpBackends, backend: str) -> str:
-    if backend in found.absent:
-        return "-"
-    if found.why_not[backend] is not None:
-        return f"[{STYLE['missing']}]no[/]"
-    picked = [_where_picked(found.pick[device], device, backend) for device in found.pick]
-    return f"[{STYLE['ok']}]auto: {', '.join(filter(None, picked))}[/]" if any(picked) else "yes"
+def _picked(pick: dict[str, str]) -> str:
+    """E.g. "onednn: float32 large; else reference"; the backend alone where it serves all."""
+    usual = max(pick.values(), key=list(pick.values()).count)
+    special: dict[str, list[str]] = {}
+    for label, backend in pick.items():
+        if backend != usual:
+            special.setdefault(backend, []).append(label)
+    said = [f"{backend}: {', '.join(labels)}; else " for backend, labels in special.items()]
+    return f"[{STYLE['ok']}]{escape(''.join(said) + usual)}[/]"
 
 
-def _where_picked(pick: dict[str, str], device: str, backend: str) -> str:
-    """E.g. "cpu" where auto takes the backend always, "cpu (float32)" where for that dtype only."""
-    labels = [label for label, name in pick.items() if name == backend]
-    if not labels:
-        return ""
-    return device if len(labels) == len(pick) else f"{device} ({', '.join(labels)})"
-
-
-def _notes(table: dict[str, ops.OpBackends], versions: list[str]) -> Iterator[str]:
-    """Why a backend that megafm has cannot run here, and what the table's marks mean."""
+def _notes(table: dict[str, ops.OpBackends]) -> Iterator[str]:
+    """Why backends that megafm has cannot run here, each reason once."""
+    reasons: dict[tuple[str, str, str], list[str]] = {}
     for name, found in table.items():
-        for backend in versions:
-            if backend not in found.absent and found.why_not[backend] is not None:
+        for backend, reason in found.why_not.items():
+            if reason is not None and backend not in found.absent:
                 fix = f"; run: {found.fix[backend]}" if backend in found.fix else ""
-                yield f"no {name} on {backend}: {found.why_not[backend]}{fix}"
-    without = [backend for backend in registry.BACKENDS if backend not in versions]
-    yield f"- and {', '.join(without)}: megafm has no such version"
-    yield "auto: what is picked unless told otherwise, on which device"
+                reasons.setdefault((backend, reason, fix), []).append(name)
+    for (backend, reason, fix), names in reasons.items():
+        yield f"not on {backend}: {', '.join(names)}: {reason}{fix}"
     yield "choose with ops.OP=BACKEND, or MEGAFM_OPS=OP=BACKEND,..."
 
 

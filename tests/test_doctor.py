@@ -51,7 +51,7 @@ def test_a_missing_extension_is_named_with_its_fix(monkeypatch: pytest.MonkeyPat
     table["rms_norm"].why_not["cpu"] = "the C++ extension is not built"
     table["rms_norm"].fix["cpu"] = "make setup"
     text = shown(doctor.Report([], table))
-    assert "no rms_norm on cpu: the C++ extension is not built; run: make setup" in text
+    assert "not on cpu: rms_norm: the C++ extension is not built; run: make setup" in text
 
 
 def test_an_extension_older_than_its_sources_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,12 @@
 """Data parallelism: every rank its own samples, gradients summed over `dp_replicate x dp_shard`.
 
-The loss is already divided by the global token count, so gradients are summed, never averaged.
+The loss is already divided by the global token count, so gradients are summed, never averaged, and
+in float32 at least, whatever they are stored as.
 """
 
 import warnings
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,57 +15,49 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from megafm.model import Decoder
 from megafm.parallel.mesh import ParallelConfig
 
 
-class Loss(nn.Module):
-    """`model.loss` as a forward pass, which is what data-parallel wrappers hook into."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """tokens and targets (batch, seq) int64 -> the sum of the per-token losses, a scalar."""
-        return cast(Decoder, self.model).loss(tokens, targets)
+def shards_parameters(parallel: ParallelConfig) -> bool:
+    """Whether the layout leaves each rank a part of the parameters (FSDP2), not all of them."""
+    return parallel.dp_shard > 1 and parallel.zero > 1
 
 
 def data_parallel(
-    loss: Loss, mesh: DeviceMesh | None, parallel: ParallelConfig, param_dtype: torch.dtype
+    module: nn.Module,
+    blocks: Iterable[nn.Module],
+    mesh: DeviceMesh | None,
+    parallel: ParallelConfig,
+    param_dtype: torch.dtype,
 ) -> nn.Module:
-    """Wrap `loss` for the layout: nothing on one rank, DDP, FSDP2, or HSDP (both axes > 1).
+    """Wrap `module` for the layout: nothing on one rank, DDP (also for ZeRO-1, whose optimizer is
+    a `ShardedStep`), FSDP2, or HSDP (FSDP2 with both axes > 1).
 
     Args:
-        param_dtype: what FSDP2 gathers parameters as; gradients are always reduced in float32.
+        blocks: the parts of `module` that FSDP2 gathers and frees one at a time.
+        param_dtype: what FSDP2 gathers parameters as.
     """
     if mesh is None:
-        return loss
-    if parallel.dp_shard == 1:
-        group = mesh["dp_replicate"].get_group()
-        with warnings.catch_warnings():  # torch 2.13 renames broadcast_buffers; 2.11 has only it
-            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-            wrapped = DistributedDataParallel(
-                loss, process_group=group, gradient_as_bucket_view=True, broadcast_buffers=False
-            )
-        wrapped.register_comm_hook(group, _sum_gradients)
-        return wrapped
+        return module
+    if not shards_parameters(parallel):
+        return _replicated(module, mesh)
     axes = ("dp_replicate", "dp_shard") if parallel.dp_replicate > 1 else ("dp_shard",)
+    reduce_dtype = torch.promote_types(param_dtype, torch.float32)
     # Autocast rounds what goes into a matmul; inputs as such stay (the rotary tables: fp32).
-    policy = MixedPrecisionPolicy(param_dtype, torch.float32, cast_forward_inputs=False)
+    policy = MixedPrecisionPolicy(param_dtype, reduce_dtype, cast_forward_inputs=False)
     options: dict[str, Any] = {
         "mesh": mesh[axes],
         "reshard_after_forward": parallel.zero == 3,
         "mp_policy": policy,
     }
-    for block in cast(Decoder, loss.model).blocks:
+    for block in blocks:
         fully_shard(block, **options)
-    fully_shard(loss, **options)
-    for module in loss.modules():
-        if isinstance(module, FSDPModule):
-            module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)
-    return loss
+    fully_shard(module, **options)
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.set_gradient_divide_factor(1.0)
+            part.set_force_sum_reduction_for_comms(True)
+    return module
 
 
 def set_gradient_sync(wrapped: nn.Module, enabled: bool) -> None:
@@ -81,9 +75,22 @@ def reshard(wrapped: nn.Module) -> None:
             module.reshard()
 
 
+def _replicated(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    group = mesh["dp_replicate", "dp_shard"]._flatten("gradients").get_group()
+    with warnings.catch_warnings():  # torch 2.13 renames broadcast_buffers; 2.11 has only it
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        wrapped = DistributedDataParallel(
+            module, process_group=group, gradient_as_bucket_view=True, broadcast_buffers=False
+        )
+    wrapped.register_comm_hook(group, _sum_gradients)
+    return wrapped
+
+
 # DDP reads these annotations, so this file does not postpone them.
 def _sum_gradients(
     group: dist.ProcessGroup, bucket: dist.GradBucket
 ) -> torch.futures.Future[torch.Tensor]:
-    future = dist.all_reduce(bucket.buffer(), group=group, async_op=True).get_future()
-    return future.then(lambda done: done.value()[0])
+    gradients = bucket.buffer()
+    wide = gradients.to(torch.promote_types(gradients.dtype, torch.float32))
+    future = dist.all_reduce(wide, group=group, async_op=True).get_future()
+    return future.then(lambda done: done.value()[0].to(gradients.dtype))

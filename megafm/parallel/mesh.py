@@ -20,7 +20,7 @@ class ParallelConfig:
     """How many ranks stand along each axis; -1 means what the world leaves.
 
     Attributes:
-        zero: what is sharded over dp_shard: 2 optimizer state and gradients, 3 and parameters.
+        zero: what is sharded over dp_shard: 1 optimizer state, 2 and gradients, 3 and parameters.
         timeout_s: seconds after which a collective that waits for a lost rank fails.
     """
 
@@ -47,8 +47,8 @@ class ParallelConfig:
             )
         if not self.timeout_s > 0:
             raise ValueError(f"parallel.timeout_s={self.timeout_s}: must be above 0")
-        if self.zero not in (2, 3):
-            raise ValueError(f"parallel.zero={self.zero}: set parallel.zero=2 or parallel.zero=3")
+        if self.zero not in (1, 2, 3):
+            raise ValueError(f"parallel.zero={self.zero}: set parallel.zero=1, 2 or 3")
 
 
 def resolve_layout(
@@ -76,7 +76,13 @@ def resolve_layout(
                 f"parallel.{axis}={getattr(parallel, axis)}: this axis is not in this version yet; "
                 f"set parallel.{axis}=1 and use parallel.dp_replicate or parallel.dp_shard"
             )
-    return _fill(parallel, world_size)
+    parallel = _fill(parallel, world_size)
+    if parallel.zero == 1 and parallel.dp_shard == 1 and world_size > 1:
+        raise ValueError(
+            "parallel.zero=1: shards the optimizer state over parallel.dp_shard=1 ranks; "
+            "set parallel.dp_replicate=1 and parallel.dp_shard=-1"
+        )
+    return parallel
 
 
 def build_mesh(parallel: ParallelConfig, device_type: str) -> DeviceMesh:

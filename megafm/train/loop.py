@@ -67,7 +67,7 @@ def train_step(run: Run, stop: StopSignal) -> dict[str, float]:
     lr = job.optim.lr * lr_scale(run.step, job.train.steps, job.schedule)
     set_lr(run.optimizer, lr)
     run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
+    run.model.zero_grad(set_to_none=True)
 
     reduced = world.all_reduce_sum(torch.stack([loss, loss.new_tensor(float(stop.received))]))
     mean_loss, stop_votes = reduced.tolist()

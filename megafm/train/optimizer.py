@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
@@ -12,12 +14,15 @@ from megafm.train.config import OptimConfig
 PREFIX = "optimizer."
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+def build_optimizer(
+    parameters: Mapping[str, nn.Parameter], config: OptimConfig
+) -> torch.optim.Optimizer:
     """AdamW; weight decay on matrices only (not on norms and other vectors)."""
-    parameters = list(model.parameters())
+    matrices = [p for p in parameters.values() if p.ndim >= 2]
+    vectors = [p for p in parameters.values() if p.ndim < 2]
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
     ]
     return ops.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
 
@@ -43,12 +48,12 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def optimizer_tensors(
-    model: nn.Module, optimizer: torch.optim.Optimizer
+    parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> dict[str, torch.Tensor]:
     """The optimizer's state as `optimizer.STATE.PARAMETER`; zeros where no step was taken yet."""
     tensors = {}
     optimized = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters.items():
         assert id(parameter) in optimized, f"{name} is not the tensor that the optimizer steps"
         state = optimizer.state[parameter]
         if not state:

@@ -27,10 +27,12 @@ from megafm.data import Manifest, TokenWindows, check_tokenizer
 from megafm.device import device_name, peak_flops, resolve_device, resolve_precision, set_up_cpu
 from megafm.model import build, flops_per_token, num_parameters
 from megafm.parallel import world
-from megafm.parallel.data_parallel import Loss, data_parallel
+from megafm.parallel.data_parallel import data_parallel, shards_parameters
 from megafm.parallel.mesh import ParallelConfig, build_mesh, resolve_layout
+from megafm.parallel.zero1 import ShardedStep
 from megafm.tokenizer import Tokenizer
 from megafm.train.config import TrainJob
+from megafm.train.loss import Loss
 from megafm.train.metrics import MetricsLog
 from megafm.train.optimizer import build_optimizer, optimizer_tensors
 
@@ -41,6 +43,7 @@ class Run:
 
     Attributes:
         model: the bare model; `loss` is the same one wrapped for the layout.
+        stepped: what the optimizer steps, by parameter name: the parameters, or shards of them.
         token_bytes: (vocab,) how many bytes of text each token stands for.
         step, samples: the position: optimizer steps taken and windows consumed.
     """
@@ -50,6 +53,7 @@ class Run:
     precision: torch.dtype
     model: nn.Module
     loss: nn.Module
+    stepped: dict[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
     windows: TokenWindows
     validation: TokenWindows
@@ -77,7 +81,7 @@ class Run:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All state that training changes, by checkpoint name."""
-        return {**model_tensors(self.model), **optimizer_tensors(self.model, self.optimizer)}
+        return {**model_tensors(self.model), **optimizer_tensors(self.stepped, self.optimizer)}
 
     def save(self) -> None:
         info = CheckpointInfo(
@@ -186,13 +190,14 @@ def _build(
             f"model.vocab_size={job.model.vocab_size}: smaller than the tokenizer's "
             f"{tokenizer.vocab_size}; set model.vocab_size={tokenizer.vocab_size}"
         )
-    sharded = parallel.dp_shard > 1  # then no rank ever holds the whole model
+    sharded = shards_parameters(parallel)  # then no rank ever holds the whole model
     with torch.device("meta" if sharded else device):
         model = build(job.model, seed=job.train.seed)
-    loss = data_parallel(Loss(model), mesh, parallel, precision)
+    loss = data_parallel(Loss(model), model.blocks, mesh, parallel, precision)
     if sharded:
         loss.to_empty(device=device)
         model.init_weights(job.train.seed)
+    stepped, optimizer = _build_optimizer(job, model, parallel, mesh)
     folder = Path(job.data.dir)
     run = Run(
         job=job,
@@ -200,7 +205,8 @@ def _build(
         precision=precision,
         model=model,
         loss=loss,
-        optimizer=build_optimizer(model, job.optim),
+        stepped=stepped,
+        optimizer=optimizer,
         windows=TokenWindows(folder / "train", job.train.seq_len, job.train.seed),
         validation=TokenWindows(folder / "validation", job.train.seq_len, 0, shuffle=False),
         token_bytes=torch.from_numpy(tokenizer.token_bytes()),
@@ -209,6 +215,19 @@ def _build(
     )
     _resume(run)
     return run
+
+
+def _build_optimizer(
+    job: TrainJob, model: nn.Module, parallel: ParallelConfig, mesh: DeviceMesh | None
+) -> tuple[dict[str, nn.Parameter], torch.optim.Optimizer]:
+    """The optimizer, and by parameter name what it steps."""
+    parameters = dict(model.named_parameters())
+    if mesh is None or parallel.zero != 1:
+        return parameters, build_optimizer(parameters, job.optim)
+    sharded = ShardedStep(parameters, mesh["dp_shard"])
+    optimizer = build_optimizer(sharded.shards, job.optim)
+    sharded.attach(optimizer)
+    return sharded.shards, optimizer
 
 
 def _resume(run: Run) -> None:

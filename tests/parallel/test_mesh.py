@@ -21,6 +21,7 @@ def test_minus_one_takes_what_the_world_leaves() -> None:
         (ParallelConfig(pp=7), 7, ["parallel.pp=7", "model.num_layers=6"]),
         (ParallelConfig(dp_shard=4), 6, ["dp_shard=4", "has 6", "--nproc-per-node 4"]),
         (ParallelConfig(dp_replicate=2, dp_shard=2), 8, ["dp_replicate=2 x dp_shard=2", "has 8"]),
+        (ParallelConfig(zero=1), 2, ["zero=1", "dp_shard=1", "set parallel.dp_replicate=1"]),
         (ParallelConfig(dp_replicate=4), 1, ["dp_replicate=4", "has 1", "--nproc-per-node 4"]),
     ],
 )

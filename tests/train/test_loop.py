@@ -26,6 +26,8 @@ LAYOUTS = {
     "ddp2": (2, ParallelConfig()),
     "fsdp2": (2, ParallelConfig(dp_replicate=1, dp_shard=2)),
     "zero2": (2, ParallelConfig(dp_replicate=1, dp_shard=2, zero=2)),
+    "zero1": (2, ParallelConfig(dp_replicate=1, dp_shard=2, zero=1)),
+    "zero1_2x2": (4, ParallelConfig(dp_replicate=2, dp_shard=2, zero=1)),
     "hsdp2x2": (4, ParallelConfig(dp_replicate=2, dp_shard=2)),
 }
 

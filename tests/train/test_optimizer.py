@@ -20,7 +20,7 @@ def gradients(model: torch.nn.Module) -> None:
 
 def test_matrices_decay_and_vectors_do_not() -> None:
     model = build(CONFIG)
-    optimizer = build_optimizer(model, OptimConfig(weight_decay=0.5))
+    optimizer = build_optimizer(dict(model.named_parameters()), OptimConfig(weight_decay=0.5))
     decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     for name, parameter in model.named_parameters():
         assert decay[id(parameter)] == (0.0 if "norm" in name else 0.5), name
@@ -29,7 +29,7 @@ def test_matrices_decay_and_vectors_do_not() -> None:
 def test_a_step_is_adamw_of_the_paper_in_float64() -> None:
     model = build(CONFIG)
     config = OptimConfig(lr=1e-2, betas=(0.8, 0.9), eps=1e-6, weight_decay=0.1)
-    optimizer = build_optimizer(model, config)
+    optimizer = build_optimizer(dict(model.named_parameters()), config)
     expected = {n: p.detach().double().clone() for n, p in model.named_parameters()}
     first = {n: torch.zeros_like(p) for n, p in expected.items()}
     second = {n: torch.zeros_like(p) for n, p in expected.items()}
@@ -63,8 +63,8 @@ def test_clipping_scales_to_the_norm_and_reports_it_before(max_norm: float) -> N
 
 def test_state_has_a_name_for_every_parameter_before_any_step() -> None:
     model = build(CONFIG)
-    optimizer = build_optimizer(model, OptimConfig())
-    tensors = optimizer_tensors(model, optimizer)
+    optimizer = build_optimizer(dict(model.named_parameters()), OptimConfig())
+    tensors = optimizer_tensors(dict(model.named_parameters()), optimizer)
     names = [name for name, _ in model.named_parameters()]
     assert set(tensors) == {
         f"optimizer.{key}.{name}" for name in names for key in ("step", "exp_avg", "exp_avg_sq")
@@ -73,6 +73,6 @@ def test_state_has_a_name_for_every_parameter_before_any_step() -> None:
     gradients(model)
     set_lr(optimizer, 1e-3)
     optimizer.step()
-    after = optimizer_tensors(model, optimizer)
+    after = optimizer_tensors(dict(model.named_parameters()), optimizer)
     assert all(after[name] is tensors[name] for name in tensors)
     assert after[f"optimizer.step.{names[0]}"] == 1

@@ -11,7 +11,7 @@ import os
 
 import torch
 
-FIX = "pip install 'megafm[triton]'"
+FIX = None if importlib.util.find_spec("triton") else "pip install 'megafm[triton]'"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -22,7 +22,7 @@ def interpreting() -> bool:
 
 def missing() -> str | None:
     """Why Triton kernels cannot run here, in one line; None if they can."""
-    if importlib.util.find_spec("triton") is None:
+    if FIX is not None:
         return "triton is not installed"
     if not torch.cuda.is_available() and not interpreting():
         return "torch sees no CUDA device (TRITON_INTERPRET=1 runs Triton kernels slowly on a CPU)"

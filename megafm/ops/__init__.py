@@ -7,6 +7,7 @@ torch.compile(fullgraph=True).
 from megafm.ops.adamw import AdamW
 from megafm.ops.attention import attention
 from megafm.ops.cross_entropy import cross_entropy
+from megafm.ops.grad_norm import grad_norm
 from megafm.ops.linear import linear
 from megafm.ops.linear_cross_entropy import linear_cross_entropy
 from megafm.ops.registry import OpBackends, OpsConfig, backends, configure, load_environment, use
@@ -26,6 +27,7 @@ __all__ = [
     "backends",
     "configure",
     "cross_entropy",
+    "grad_norm",
     "linear",
     "linear_cross_entropy",
     "rms_norm",

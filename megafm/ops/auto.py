@@ -70,6 +70,14 @@ AUTO: dict[str, tuple[Rule, ...]] = {
         Rule("cpu", ("torch",)),
         Rule("cuda", ("torch",)),
     ),
+    "adamw": (
+        Rule("cpu", ("torch",)),
+        Rule("cuda", ("torch",)),
+    ),
+    "grad_norm": (
+        Rule("cpu", ("torch",)),
+        Rule("cuda", ("torch",)),
+    ),
 }
 
 

@@ -189,6 +189,8 @@ class OpsConfig:
     cross_entropy: str = "auto"
     linear: str = "auto"
     linear_cross_entropy: str = "auto"
+    adamw: str = "auto"
+    grad_norm: str = "auto"
 
     def __post_init__(self) -> None:
         for op, backend in dataclasses.asdict(self).items():

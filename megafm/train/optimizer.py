@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
 
@@ -14,9 +16,7 @@ from megafm.train.config import OptimConfig
 PREFIX = "optimizer."
 
 
-def build_optimizer(
-    parameters: Mapping[str, nn.Parameter], config: OptimConfig
-) -> torch.optim.Optimizer:
+def build_optimizer(parameters: Mapping[str, nn.Parameter], config: OptimConfig) -> ops.AdamW:
     """AdamW; weight decay on matrices only (not on norms and other vectors)."""
     matrices = [p for p in parameters.values() if p.ndim >= 2]
     vectors = [p for p in parameters.values() if p.ndim < 2]
@@ -34,12 +34,29 @@ def clip_grad_norm(model: nn.Module, max_norm: float) -> torch.Tensor:
         The norm before clipping, a float32 scalar, the same on every rank.
     """
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
-    if isinstance(norm, DTensor):
-        norm = norm.full_tensor()
-    if max_norm > 0:
+    norm = _global_norm(gradients)
+    done = norm.device.type == "cpu" and norm <= max_norm  # elsewhere asking would wait
+    if max_norm > 0 and not done:
         nn.utils.clip_grads_with_norm_(list(model.parameters()), max_norm, norm)
     return norm
+
+
+def _global_norm(gradients: list[torch.Tensor]) -> torch.Tensor:
+    """The norm over all ranks: what is sharded is summed over the ranks that hold its shards."""
+    alike = defaultdict(list)
+    for gradient in gradients:
+        if isinstance(gradient, DTensor):
+            shards = tuple(i for i, placed in enumerate(gradient.placements) if placed.is_shard())
+            alike[gradient.device_mesh, shards].append(gradient.to_local())
+        else:
+            alike[None, ()].append(gradient)
+    squares = []
+    for (mesh, shards), tensors in alike.items():
+        square = ops.grad_norm(tensors).double().square()
+        for axis in shards:
+            dist.all_reduce(square, group=mesh.get_group(axis))
+        squares.append(square)
+    return torch.stack(squares).sum().sqrt().float()
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -48,18 +65,17 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def optimizer_tensors(
-    parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+    parameters: Mapping[str, nn.Parameter], optimizer: ops.AdamW
 ) -> dict[str, torch.Tensor]:
-    """The optimizer's state as `optimizer.STATE.PARAMETER`; zeros where no step was taken yet."""
+    """The optimizer's state as `optimizer.STATE.PARAMETER`; that of step 0 before any step.
+
+    STATE is step, exp_avg, exp_avg_sq and, for a 16-bit parameter, master.
+    """
+    optimizer.init_state()
     tensors = {}
-    optimized = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for name, parameter in parameters.items():
-        assert id(parameter) in optimized, f"{name} is not the tensor that the optimizer steps"
         state = optimizer.state[parameter]
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-            state["exp_avg"] = torch.zeros_like(parameter)
-            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        assert state, f"{name} is not the tensor that the optimizer steps"
         for key, value in state.items():
             tensors[f"{PREFIX}{key}.{name}"] = value
     return tensors

@@ -54,7 +54,7 @@ class Run:
     model: nn.Module
     loss: nn.Module
     stepped: dict[str, nn.Parameter]
-    optimizer: torch.optim.Optimizer
+    optimizer: ops.AdamW
     windows: TokenWindows
     validation: TokenWindows
     token_bytes: torch.Tensor

@@ -1,0 +1,69 @@
+"""The L2 norm of many tensors together, for gradient clipping (Pascanu et al. 2013).
+
+One pass that reads every element once; the same bits on every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from megafm.ops import registry
+from megafm.ops import triton as triton_kernels
+
+
+def grad_norm(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    """sqrt(sum of the squares of all elements).
+
+    Args:
+        tensors: of one device, any shapes and floating dtypes; empty ones count nothing.
+
+    Returns:
+        A float32 scalar on their device, NaN or inf where an element is; float64 if a tensor is.
+
+    Raises:
+        ValueError: there is no tensor, so no device to answer on; or there are several devices.
+    """
+    tensors = list(tensors)
+    if not tensors:
+        raise ValueError("grad_norm: no tensors; call it only when there are gradients")
+    registry.check_devices("grad_norm", **{f"tensor {i}": x for i, x in enumerate(tensors)})
+    return registry.dispatch("grad_norm", tensors[0].device, tensors)
+
+
+def reference(tensors: list[torch.Tensor]) -> torch.Tensor:
+    total = torch.stack([x.double().square().sum() for x in tensors]).sum()
+    return total.sqrt().to(_dtype(tensors))
+
+
+def _torch(tensors: list[torch.Tensor]) -> torch.Tensor:
+    norms = torch._foreach_norm(tensors, 2, dtype=_dtype(tensors))
+    return torch.linalg.vector_norm(torch.stack(norms))
+
+
+def _dtype(tensors: list[torch.Tensor]) -> torch.dtype:
+    wide = any(x.dtype == torch.float64 for x in tensors)
+    return torch.float64 if wide else torch.float32
+
+
+def _triton(tensors: list[torch.Tensor]) -> torch.Tensor:
+    from megafm.ops.triton import grad_norm
+
+    return grad_norm.run(tensors)
+
+
+def _triton_refuses(tensors: list[torch.Tensor], *rest: Any) -> str | None:
+    if _dtype(tensors) == torch.float64:
+        return "it computes in float32"
+    return triton_kernels.wrong_device(tensors[0])
+
+
+registry.register("grad_norm", "reference", registry.Backend(reference))
+registry.register("grad_norm", "torch", registry.Backend(_torch))
+registry.register(
+    "grad_norm",
+    "triton",
+    registry.Backend(_triton, triton_kernels.missing, _triton_refuses, fix=triton_kernels.FIX),
+)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor
 from megafm.ops import registry
 from megafm.ops import triton as triton_kernels
 
-Tensors = Sequence[torch.Tensor]
+Tensors = list[torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,9 @@ def _torch_fused(
 
 
 def _triton(*arguments: Any) -> None:
-    from megafm.ops.triton import adamw
+    from megafm.ops.triton.adamw import run
 
-    adamw.run(*arguments)
+    run(*arguments)
 
 
 def _triton_refuses(params: Tensors, *rest: Any) -> str | None:
@@ -208,8 +208,8 @@ class AdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for step, tensors in self._alike(group).items():
-                _step_lists(step[0], tensors, group)
+            for (step, *_), tensors in self._alike(group).items():
+                _step_lists(step, tensors, group)
         return loss
 
     def _alike(self, group: dict[str, Any]) -> dict[tuple[Any, ...], list[list[torch.Tensor]]]:
@@ -258,7 +258,8 @@ def _step_lists(step: int, tensors: list[list[torch.Tensor]], group: dict[str, A
     of a copy: the kernels walk memory, and a gradient need not lie as its parameter does."""
     params = [each[0] for each in tensors]
     contiguous = [[tensor.contiguous() for tensor in each] for each in tensors]
-    flat, grads, exp_avgs, exp_avg_sqs, *masters = (list(each) for each in zip(*contiguous))
+    columns = zip(*contiguous, strict=True)
+    flat, grads, exp_avgs, exp_avg_sqs, *masters = (list(column) for column in columns)
     beta1, beta2 = group["betas"]
     lr, eps, weight_decay = float(group["lr"]), group["eps"], group["weight_decay"]
     update = Update(step, lr, beta1, beta2, eps, weight_decay)

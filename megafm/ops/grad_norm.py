@@ -6,7 +6,6 @@ One pass that reads every element once; the same bits on every run.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 
@@ -49,12 +48,12 @@ def _dtype(tensors: list[torch.Tensor]) -> torch.dtype:
 
 
 def _triton(tensors: list[torch.Tensor]) -> torch.Tensor:
-    from megafm.ops.triton import grad_norm
+    from megafm.ops.triton.grad_norm import run
 
-    return grad_norm.run(tensors)
+    return run(tensors)
 
 
-def _triton_refuses(tensors: list[torch.Tensor], *rest: Any) -> str | None:
+def _triton_refuses(tensors: list[torch.Tensor]) -> str | None:
     if _dtype(tensors) == torch.float64:
         return "it computes in float32"
     return triton_kernels.wrong_device(tensors[0])

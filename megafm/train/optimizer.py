@@ -15,6 +15,8 @@ from megafm.train.config import OptimConfig
 
 PREFIX = "optimizer."
 
+Shards = tuple[dist.ProcessGroup, ...]  # the groups over which a tensor is sharded
+
 
 def build_optimizer(parameters: Mapping[str, nn.Parameter], config: OptimConfig) -> ops.AdamW:
     """AdamW; weight decay on matrices only (not on norms and other vectors)."""
@@ -43,18 +45,20 @@ def clip_grad_norm(model: nn.Module, max_norm: float) -> torch.Tensor:
 
 def _global_norm(gradients: list[torch.Tensor]) -> torch.Tensor:
     """The norm over all ranks: what is sharded is summed over the ranks that hold its shards."""
-    alike = defaultdict(list)
+    shards: dict[Shards, list[torch.Tensor]] = defaultdict(list)
     for gradient in gradients:
         if isinstance(gradient, DTensor):
-            shards = tuple(i for i, placed in enumerate(gradient.placements) if placed.is_shard())
-            alike[gradient.device_mesh, shards].append(gradient.to_local())
+            mesh, placements = gradient.device_mesh, gradient.placements
+            axes = [i for i, placement in enumerate(placements) if placement.is_shard()]
+            groups = tuple(mesh.get_group(i) for i in axes)
+            shards[groups].append(gradient.to_local())
         else:
-            alike[None, ()].append(gradient)
+            shards[()].append(gradient)
     squares = []
-    for (mesh, shards), tensors in alike.items():
+    for groups, tensors in shards.items():
         square = ops.grad_norm(tensors).double().square()
-        for axis in shards:
-            dist.all_reduce(square, group=mesh.get_group(axis))
+        for group in groups:
+            dist.all_reduce(square, group=group)
         squares.append(square)
     return torch.stack(squares).sum().sqrt().float()
 

@@ -1,0 +1,75 @@
+"""The norm of many tensors in Triton: a launch for each dtype, a sum of squares for each chunk.
+
+The sums of the chunks are added in fp64 in their order, so that the result has the same bits on
+every run.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+import triton
+import triton.language as tl
+
+from megafm.ops.triton.multi_tensor import CHUNK, TYPES, address, table
+
+BLOCK = 2048
+NUM_WARPS = 4
+
+
+def run(tensors: list[torch.Tensor]) -> torch.Tensor:
+    by_dtype = defaultdict(list)
+    for tensor in tensors:
+        by_dtype[tensor.dtype].append(tensor.contiguous())
+    sums = [_chunk_sums(alike) for alike in by_dtype.values()]
+    return torch.cat(sums).sum(dtype=torch.float64).sqrt().float()
+
+
+def _chunk_sums(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """(num_chunks,) float32."""
+    where = table(tensors)
+    sums = torch.empty(len(where.chunks), dtype=torch.float32, device=tensors[0].device)
+    if len(sums):
+        with torch.cuda.device_of(sums):
+            square_sum_kernel[(len(sums),)](
+                where.addresses,
+                where.sizes,
+                where.chunks,
+                sums,
+                DTYPE=TYPES[tensors[0].dtype],
+                ALIGNED=where.aligned,
+                CHUNK=CHUNK,
+                BLOCK=BLOCK,
+                num_warps=NUM_WARPS,
+            )
+    return sums
+
+
+@triton.jit
+def square_sum_kernel(
+    addresses,
+    sizes,
+    chunks,
+    sums,
+    DTYPE: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    CHUNK: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    program = tl.program_id(0)
+    tensor = tl.load(chunks + program * 2)
+    start = tl.load(chunks + program * 2 + 1).to(tl.int64) * CHUNK
+    x = address(addresses, tensor, DTYPE, ALIGNED) + start
+    left = tl.minimum(tl.load(sizes + tensor) - start, CHUNK).to(tl.int32)
+    total = tl.zeros((BLOCK,), tl.float32)
+    if left == CHUNK:  # without a mask, so that loads are vectors
+        for first in range(0, CHUNK, BLOCK):
+            values = tl.load(x + first + tl.arange(0, BLOCK)).to(tl.float32)
+            total += values * values
+    else:
+        for first in range(0, left, BLOCK):
+            offsets = first + tl.arange(0, BLOCK)
+            values = tl.load(x + offsets, mask=offsets < left, other=0.0).to(tl.float32)
+            total += values * values
+    tl.store(sums + program, tl.sum(total))

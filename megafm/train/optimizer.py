@@ -15,8 +15,6 @@ from megafm.train.config import OptimConfig
 
 PREFIX = "optimizer."
 
-Shards = tuple[dist.ProcessGroup, ...]  # the groups over which a tensor is sharded
-
 
 def build_optimizer(parameters: Mapping[str, nn.Parameter], config: OptimConfig) -> ops.AdamW:
     """AdamW; weight decay on matrices only (not on norms and other vectors)."""
@@ -37,30 +35,37 @@ def clip_grad_norm(model: nn.Module, max_norm: float) -> torch.Tensor:
     """
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     norm = _global_norm(gradients)
-    done = norm.device.type == "cpu" and norm <= max_norm  # elsewhere asking would wait
-    if max_norm > 0 and not done:
-        nn.utils.clip_grads_with_norm_(list(model.parameters()), max_norm, norm)
+    small = norm.device.type == "cpu" and norm <= max_norm  # on a GPU, asking would wait for it
+    if max_norm > 0 and not small:
+        scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_([_local(gradient) for gradient in gradients], scale)
     return norm
 
 
 def _global_norm(gradients: list[torch.Tensor]) -> torch.Tensor:
     """The norm over all ranks: what is sharded is summed over the ranks that hold its shards."""
-    shards: dict[Shards, list[torch.Tensor]] = defaultdict(list)
+    by_groups: dict[tuple[dist.ProcessGroup, ...], list[torch.Tensor]] = defaultdict(list)
     for gradient in gradients:
-        if isinstance(gradient, DTensor):
-            mesh, placements = gradient.device_mesh, gradient.placements
-            axes = [i for i, placement in enumerate(placements) if placement.is_shard()]
-            groups = tuple(mesh.get_group(i) for i in axes)
-            shards[groups].append(gradient.to_local())
-        else:
-            shards[()].append(gradient)
+        by_groups[_shard_groups(gradient)].append(_local(gradient))
     squares = []
-    for groups, tensors in shards.items():
+    for groups, tensors in by_groups.items():
         square = ops.grad_norm(tensors).double().square()
         for group in groups:
             dist.all_reduce(square, group=group)
         squares.append(square)
     return torch.stack(squares).sum().sqrt().float()
+
+
+def _shard_groups(tensor: torch.Tensor) -> tuple[dist.ProcessGroup, ...]:
+    """The groups of ranks over which a tensor is sharded."""
+    if not isinstance(tensor, DTensor):
+        return ()
+    mesh, placements = tensor.device_mesh, tensor.placements
+    return tuple(mesh.get_group(i) for i, placed in enumerate(placements) if placed.is_shard())
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -219,7 +219,7 @@ def _build(
 
 def _build_optimizer(
     job: TrainJob, model: nn.Module, parallel: ParallelConfig, mesh: DeviceMesh | None
-) -> tuple[dict[str, nn.Parameter], torch.optim.Optimizer]:
+) -> tuple[dict[str, nn.Parameter], ops.AdamW]:
     """The optimizer, and by parameter name what it steps."""
     parameters = dict(model.named_parameters())
     if mesh is None or parallel.zero != 1:

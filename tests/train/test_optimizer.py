@@ -88,11 +88,11 @@ def test_state_has_a_name_for_every_parameter_before_any_step() -> None:
 
 def test_a_16_bit_model_keeps_its_masters_through_the_checkpoints_names() -> None:
     model = build(CONFIG).to(torch.bfloat16)
-    optimizer = build_optimizer(model, OptimConfig(lr=1e-2))
+    optimizer = build_optimizer(dict(model.named_parameters()), OptimConfig(lr=1e-2))
     before, _ = stepped(model, optimizer, seeds=range(2))
     resumed = build(CONFIG, seed=9).to(torch.bfloat16)
-    other = build_optimizer(resumed, OptimConfig(lr=1e-2))
-    for name, value in optimizer_tensors(resumed, other).items():
+    other = build_optimizer(dict(resumed.named_parameters()), OptimConfig(lr=1e-2))
+    for name, value in optimizer_tensors(dict(resumed.named_parameters()), other).items():
         value.copy_(before[name])
     resumed.load_state_dict(model.state_dict())
     ours, weights = stepped(model, optimizer, seeds=range(2, 4))
@@ -112,7 +112,7 @@ def stepped(
             gradient = torch.randn(parameter.shape, generator=generator)
             parameter.grad = gradient.to(parameter.dtype)
         optimizer.step()
-    tensors = optimizer_tensors(model, optimizer)
+    tensors = optimizer_tensors(dict(model.named_parameters()), optimizer)
     return copy.deepcopy(tensors), copy.deepcopy(dict(model.named_parameters()))
 
 

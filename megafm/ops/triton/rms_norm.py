@@ -3,7 +3,8 @@
 Bytes per element of x, in bf16: forward 4 (read x, write y; 8 with a residual: x, residual, y,
 total), backward 6 (read d_y and x, write d_x; 8 with the gradient of the total). The backward's
 d_weight is summed in registers over the rows of a program, then over the programs: no atomics, so
-the same bits on every run.
+the same bits on every run. Rows wider than MAX_BLOCK do not fit the registers: their programs walk
+each row twice, and d_weight has a kernel of its own, which reads d_y and x once more.
 """
 
 from __future__ import annotations
@@ -19,6 +20,18 @@ from megafm.ops.triton.launch import TILE, as_rows, ceil_div, next_power_of_2, n
 
 # Programs of the backward, at most: two on each of the 132 multiprocessors of an H100.
 NUM_PARTIALS = 264
+MAX_BLOCK = 8192
+WEIGHT_ROWS, WEIGHT_COLUMNS = 32, 128  # tile of d_weight's own kernel
+
+
+@triton.jit
+def _load_total(x, x_at, residual, residual_at, mask):
+    """x + residual (None: x), rounded to the dtype of x."""
+    values = tl.load(x + x_at, mask, other=0).to(tl.float32)
+    if residual is not None:
+        values += tl.load(residual + residual_at, mask, other=0).to(tl.float32)
+        values = values.to(x.dtype.element_ty).to(tl.float32)
+    return values
 
 
 @triton.jit
@@ -41,12 +54,10 @@ def forward_kernel(
     columns = tl.arange(0, BLOCK)[None, :]
     mask = (rows < num_rows)[:, None] & (columns < DIM)
     row = rows.to(tl.int64)[:, None]
-    values = tl.load(x + row * x_stride + columns, mask, other=0).to(tl.float32)  # (ROWS, BLOCK)
+    x_at, residual_at = row * x_stride + columns, row * residual_stride + columns
+    values = _load_total(x, x_at, residual, residual_at, mask)  # (ROWS, BLOCK)
     if residual is not None:
-        values += tl.load(residual + row * residual_stride + columns, mask, other=0).to(tl.float32)
-        rounded = values.to(total.dtype.element_ty)
-        tl.store(total + row * DIM + columns, rounded, mask)
-        values = rounded.to(tl.float32)
+        tl.store(total + row * DIM + columns, values.to(total.dtype.element_ty), mask)
     scale = 1 / tl.sqrt_rn(tl.sum(values * values, axis=1) / DIM + eps)  # (ROWS,)
     tl.store(rstd + rows, scale, rows < num_rows)
     weights = tl.load(weight + columns, columns < DIM, other=0).to(tl.float32)
@@ -95,12 +106,108 @@ def backward_kernel(
     tl.store(partial, tl.sum(d_weight, axis=0), tl.arange(0, BLOCK) < DIM)
 
 
-MAX_DIM = 16384
+@triton.jit
+def wide_forward_kernel(
+    x,
+    residual,
+    weight,
+    y,
+    total,
+    rstd,
+    x_stride,
+    residual_stride,
+    eps,
+    DIM: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    squares = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, DIM, BLOCK):
+        columns = start + tl.arange(0, BLOCK)
+        mask = columns < DIM
+        x_at, residual_at = row * x_stride + columns, row * residual_stride + columns
+        values = _load_total(x, x_at, residual, residual_at, mask)
+        squares += values * values
+    scale = 1 / tl.sqrt_rn(tl.sum(squares, axis=0) / DIM + eps)
+    tl.store(rstd + row, scale)
+    for start in range(0, DIM, BLOCK):
+        columns = start + tl.arange(0, BLOCK)
+        mask = columns < DIM
+        x_at, residual_at = row * x_stride + columns, row * residual_stride + columns
+        values = _load_total(x, x_at, residual, residual_at, mask)
+        if residual is not None:
+            tl.store(total + row * DIM + columns, values.to(total.dtype.element_ty), mask)
+        normed = values * scale * tl.load(weight + columns, mask, other=0).to(tl.float32)
+        tl.store(y + row * DIM + columns, normed.to(y.dtype.element_ty), mask)
+
+
+@triton.jit
+def wide_d_x_kernel(
+    d_y,
+    d_total,
+    x,
+    weight,
+    rstd,
+    d_x,
+    d_y_stride,
+    d_total_stride,
+    x_stride,
+    DIM: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    scale = tl.load(rstd + row)
+    products = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, DIM, BLOCK):
+        columns = start + tl.arange(0, BLOCK)
+        mask = columns < DIM
+        slope = tl.load(d_y + row * d_y_stride + columns, mask, other=0).to(tl.float32)
+        slope *= tl.load(weight + columns, mask, other=0).to(tl.float32)
+        values = tl.load(x + row * x_stride + columns, mask, other=0).to(tl.float32)
+        products += slope * (values * scale)
+    mean = tl.sum(products, axis=0) / DIM
+    for start in range(0, DIM, BLOCK):
+        columns = start + tl.arange(0, BLOCK)
+        mask = columns < DIM
+        slope = tl.load(d_y + row * d_y_stride + columns, mask, other=0).to(tl.float32)
+        slope *= tl.load(weight + columns, mask, other=0).to(tl.float32)
+        values = tl.load(x + row * x_stride + columns, mask, other=0).to(tl.float32)
+        grad = (slope - values * scale * mean) * scale
+        if d_total is not None:
+            passed = tl.load(d_total + row * d_total_stride + columns, mask, other=0)
+            grad += passed.to(tl.float32)
+        tl.store(d_x + row * DIM + columns, grad.to(d_x.dtype.element_ty), mask)
+
+
+@triton.jit
+def wide_d_weight_kernel(
+    d_y,
+    x,
+    rstd,
+    partials,
+    num_rows,
+    d_y_stride,
+    x_stride,
+    DIM: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    d_weight = tl.zeros((ROWS, BLOCK), tl.float32)
+    for start in range(tl.program_id(1) * ROWS, num_rows, tl.num_programs(1) * ROWS):
+        rows = start + tl.arange(0, ROWS)
+        mask = (rows < num_rows)[:, None] & (columns < DIM)[None, :]
+        row = rows.to(tl.int64)[:, None]
+        slope = tl.load(d_y + row * d_y_stride + columns[None, :], mask, other=0).to(tl.float32)
+        values = tl.load(x + row * x_stride + columns[None, :], mask, other=0).to(tl.float32)
+        d_weight += slope * (values * tl.load(rstd + rows, rows < num_rows, other=0)[:, None])
+    partial = partials + tl.program_id(1) * DIM + columns
+    tl.store(partial, tl.sum(d_weight, axis=0), columns < DIM)
 
 
 def tile(dim: int) -> tuple[int, int]:
     """Rows and columns of a program's tile."""
-    block = next_power_of_2(dim)
+    block = min(next_power_of_2(dim), MAX_BLOCK)
     return max(TILE // block, 1), block
 
 
@@ -120,23 +227,7 @@ class _RMSNorm(torch.autograd.Function):
         y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         total = None if added is None else torch.empty_like(y)
         rstd = torch.empty(rows.shape[0], dtype=torch.float32, device=x.device)
-        num_tile_rows, block = tile(rows.shape[1])
-        forward_kernel[(ceil_div(rows.shape[0], num_tile_rows),)](
-            rows,
-            added,
-            weight,
-            y,
-            total,
-            rstd,
-            rows.shape[0],
-            rows.stride(0),
-            0 if added is None else added.stride(0),
-            eps,
-            DIM=rows.shape[1],
-            ROWS=num_tile_rows,
-            BLOCK=block,
-            num_warps=num_warps(num_tile_rows * block),
-        )
+        _forward(rows, added, weight, y, total, rstd, eps)
         ctx.save_for_backward(x if total is None else total, weight, rstd)
         ctx.has_residual = residual is not None
         return y if total is None else (y, total)
@@ -145,8 +236,29 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         registry.refuse_second_derivative("rms_norm")
         x, weight, rstd = ctx.saved_tensors
-        d_x, d_weight = _backward(grads[0], grads[1] if ctx.has_residual else None, x, weight, rstd)
+        d_total = grads[1] if ctx.has_residual else None
+        d_x, d_weight = _backward(grads[0], d_total, x, weight, rstd)
         return d_x, d_weight, None, d_x if ctx.has_residual else None
+
+
+def _forward(
+    x: torch.Tensor,
+    residual: torch.Tensor | None,
+    weight: torch.Tensor,
+    y: torch.Tensor,
+    total: torch.Tensor | None,
+    rstd: torch.Tensor,
+    eps: float,
+) -> None:
+    (num_rows, dim), (tile_rows, block) = x.shape, tile(x.shape[1])
+    tensors = x, residual, weight, y, total, rstd
+    strides = x.stride(0), 0 if residual is None else residual.stride(0)
+    sizes = {"DIM": dim, "BLOCK": block, "num_warps": num_warps(tile_rows * block)}
+    if dim > block:
+        wide_forward_kernel[(num_rows,)](*tensors, *strides, eps, **sizes)
+    else:
+        grid = (ceil_div(num_rows, tile_rows),)
+        forward_kernel[grid](*tensors, num_rows, *strides, eps, ROWS=tile_rows, **sizes)
 
 
 def _backward(
@@ -156,27 +268,40 @@ def _backward(
     weight: torch.Tensor,
     rstd: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    rows, slopes = as_rows(x), as_rows(d_y)
-    passed = None if d_total is None else as_rows(d_total)
-    (num_rows, dim), (num_tile_rows, block) = rows.shape, tile(rows.shape[1])
-    num_partials = min(ceil_div(num_rows, num_tile_rows), NUM_PARTIALS)
-    partials = torch.empty(num_partials, dim, dtype=torch.float32, device=x.device)
     d_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    x, d_y = as_rows(x), as_rows(d_y)
+    d_total = None if d_total is None else as_rows(d_total)
+    (num_rows, dim), (tile_rows, block) = x.shape, tile(x.shape[1])
+    tensors = d_y, d_total, x, weight, rstd, d_x
+    strides = d_y.stride(0), 0 if d_total is None else d_total.stride(0), x.stride(0)
+    sizes = {"DIM": dim, "BLOCK": block, "num_warps": num_warps(tile_rows * block)}
+    if dim > block:
+        wide_d_x_kernel[(num_rows,)](*tensors, *strides, **sizes)
+        return d_x, _wide_d_weight(d_y, x, rstd).to(weight.dtype)
+    num_partials = min(ceil_div(num_rows, tile_rows), NUM_PARTIALS)
+    partials = torch.empty(num_partials, dim, dtype=torch.float32, device=x.device)
     backward_kernel[(num_partials,)](
-        slopes,
-        passed,
-        rows,
-        weight,
-        rstd,
-        d_x,
-        partials,
-        num_rows,
-        slopes.stride(0),
-        0 if passed is None else passed.stride(0),
-        rows.stride(0),
-        DIM=dim,
-        ROWS=num_tile_rows,
-        BLOCK=block,
-        num_warps=num_warps(num_tile_rows * block),
+        *tensors, partials, num_rows, *strides, ROWS=tile_rows, **sizes
     )
     return d_x, partials.sum(0).to(weight.dtype)
+
+
+def _wide_d_weight(d_y: torch.Tensor, x: torch.Tensor, rstd: torch.Tensor) -> torch.Tensor:
+    num_rows, dim = x.shape
+    num_blocks = ceil_div(dim, WEIGHT_COLUMNS)
+    num_partials = min(ceil_div(num_rows, WEIGHT_ROWS), ceil_div(4 * NUM_PARTIALS, num_blocks))
+    partials = torch.empty(num_partials, dim, dtype=torch.float32, device=x.device)
+    wide_d_weight_kernel[(num_blocks, num_partials)](
+        d_y,
+        x,
+        rstd,
+        partials,
+        num_rows,
+        d_y.stride(0),
+        x.stride(0),
+        DIM=dim,
+        ROWS=WEIGHT_ROWS,
+        BLOCK=WEIGHT_COLUMNS,
+        num_warps=num_warps(WEIGHT_ROWS * WEIGHT_COLUMNS),
+    )
+    return partials.sum(0)

@@ -118,6 +118,21 @@ def test_more_rows_than_programs_of_the_backward(
     assert_error_rule(ours, plain, (x, weight), torch.float32)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=["fp32", "fp16"])
+@pytest.mark.parametrize("shape", [(3, 65), (35, 145), (0, 65)], ids=str)
+def test_rows_wider_than_a_tile(
+    shape: tuple[int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from megafm.ops.triton import rms_norm as kernels
+
+    monkeypatch.setattr(kernels, "MAX_BLOCK", 64)
+    monkeypatch.setattr(kernels, "NUM_PARTIALS", 1)
+    test_error_rule(shape, dtype, device)
+
+
 def test_second_derivatives_are_refused(device: torch.device) -> None:
     x = torch.randn(3, 8, device=device, requires_grad=True)
     with ops.use(rms_norm="triton"):

@@ -8,6 +8,7 @@ from typing import Literal
 
 from megafm.model.config import ModelConfig
 from megafm.ops import OpsConfig
+from megafm.parallel.activation_checkpointing import MODES
 from megafm.parallel.mesh import ParallelConfig
 from megafm.paths import DataDir, RunDir, TokenizerDir
 
@@ -22,6 +23,9 @@ class TrainConfig:
         global_batch_size: samples per optimizer step over all ranks.
         micro_batch_size: samples per forward pass on one rank; the rest is accumulated.
         precision: auto, fp32 or bf16 (autocast; parameters stay fp32).
+        activation_checkpointing: none, selective (matmuls and attention are kept, the rest of a
+            layer's activations computed again in the backward pass) or full (the whole layer is);
+            a list is repeated over the layers: [full,none] is every second one.
         eval_every: steps between evaluations on the validation shard; 0 is never.
         eval_tokens: validation tokens per evaluation, always the same ones.
     """
@@ -32,6 +36,7 @@ class TrainConfig:
     global_batch_size: int = 32
     micro_batch_size: int = 16
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    activation_checkpointing: str | tuple[str, ...] = "none"
     eval_every: int = 100
     eval_tokens: int = 131_072
 
@@ -41,6 +46,18 @@ class TrainConfig:
                 raise ValueError(f"train.{name}={getattr(self, name)}: must be at least 1")
         if self.eval_every < 0:
             raise ValueError(f"train.eval_every={self.eval_every}: set 0 for never, or more")
+        for mode in self.recomputed or ("",):
+            if mode not in MODES:
+                raise ValueError(
+                    f"train.activation_checkpointing={self.activation_checkpointing}: set one of "
+                    f"{', '.join(MODES)}, or a list of them that is repeated over the layers"
+                )
+
+    @property
+    def recomputed(self) -> tuple[str, ...]:
+        """activation_checkpointing as a list."""
+        modes = self.activation_checkpointing
+        return (modes,) if isinstance(modes, str) else modes
 
 
 @dataclass(frozen=True)
@@ -151,6 +168,11 @@ class TrainJob:
             raise ValueError(
                 f"train.seq_len={self.train.seq_len}: longer than model.max_seq_len="
                 f"{self.model.max_seq_len}; set model.max_seq_len={self.train.seq_len}"
+            )
+        if len(self.train.recomputed) > self.model.num_layers:
+            raise ValueError(
+                f"train.activation_checkpointing: {len(self.train.recomputed)} modes are more than "
+                f"model.num_layers={self.model.num_layers}; give at most one a layer"
             )
         warmup, decay = self.schedule.warmup_steps, self.schedule.decay_steps
         if decay is not None and warmup + decay > self.train.steps:

@@ -27,6 +27,7 @@ from megafm.data import Manifest, TokenWindows, check_tokenizer
 from megafm.device import device_name, peak_flops, resolve_device, resolve_precision, set_up_cpu
 from megafm.model import build, flops_per_token, num_parameters
 from megafm.parallel import world
+from megafm.parallel.activation_checkpointing import checkpoint_activations
 from megafm.parallel.data_parallel import data_parallel, shards_parameters
 from megafm.parallel.mesh import ParallelConfig, build_mesh, resolve_layout
 from megafm.parallel.zero1 import ShardedStep
@@ -193,6 +194,7 @@ def _build(
     sharded = shards_parameters(parallel)  # then no rank ever holds the whole model
     with torch.device("meta" if sharded else device):
         model = build(job.model, seed=job.train.seed)
+    checkpoint_activations(model.blocks, job.train.recomputed)
     loss = data_parallel(Loss(model), model.blocks, mesh, parallel, precision)
     if sharded:
         loss.to_empty(device=device)

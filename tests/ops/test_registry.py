@@ -157,7 +157,7 @@ def test_backends_lists_every_op_with_its_pick_and_reasons() -> None:
     able = [name for name in auto.AUTO["attention"][0].order if not attention.why_not[name]]
     assert attention.pick["cpu"]["float32 sequence"] == able[0]
     assert attention.why_not["reference"] is None
-    assert "triton" in attention.absent and attention.why_not["triton"]
+    assert "apex" in attention.absent and attention.why_not["apex"]
 
 
 PROBE = """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -42,3 +43,17 @@ def wrong_dtype(**tensors: torch.Tensor | None) -> str | None:
         if x is not None and x.dtype not in DTYPES:
             return f"no Triton kernel for {name} {x.dtype}"
     return None
+
+
+def architecture() -> int:
+    """Of the chip that kernels are compiled for, such as 90 for sm_90; 0 under the interpreter."""
+    if interpreting():
+        return 0
+    from triton.runtime import driver
+
+    return int(driver.active.get_current_target().arch)
+
+
+def launching_on(x: torch.Tensor) -> AbstractContextManager[object]:
+    """Kernels launched in the block run on the device of `x`, whichever is current."""
+    return torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext()

@@ -44,7 +44,8 @@ COMMON_FLAGS = [
     "-Wextra",
     f"-DTORCH_TARGET_VERSION=0x{OLDEST_TORCH[0]:02x}{OLDEST_TORCH[1]:02x}000000000000",
 ]
-KERNEL_FLAGS = ["-fno-math-errno", "-ffp-contract=fast"]
+# Without the second, g++ keeps comparisons of floats as branches and vectorises no loop of them.
+KERNEL_FLAGS = ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
 SANITIZE_FLAGS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 # Per machine type, the instruction sets that each kernel is compiled for; cpuid picks at run time.

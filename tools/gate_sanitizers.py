@@ -17,6 +17,7 @@ import compile_ops
 
 SHADOW = compile_ops.ROOT / "build" / "ops-sanitize" / "checkout"
 TESTS = [
+    "tests/ops/test_cross_entropy.py",
     "tests/ops/test_rms_norm.py",
     "tests/ops/test_rope.py",
     "tests/ops/test_swiglu.py",

@@ -9,7 +9,7 @@ namespace megafm::cpu::MEGAFM_ISA {
 
 // Elements whose maximum is found before their exponentials are summed: they stay in the
 // first-level cache between the two, and a partial sum of so few loses little.
-constexpr int64_t block = 2048;
+constexpr int64_t block = 1024;
 
 template <typename T>
 static inline float largest(const T* x, int64_t count, float most) {

@@ -2,8 +2,8 @@
 
     loss = cross_entropy(softcap * tanh(hidden @ weight.T / softcap), targets)
 
-A chunk of tokens at a time goes through one buffer: logits, then probabilities, then their
-gradient, all in place. The sum of losses is linear in its own gradient, so both gradients are
+A chunk of tokens at a time: its logits, then their gradient in their place, by the two passes of
+cross_entropy's kernels. The sum of losses is linear in its own gradient, so both gradients are
 formed in the forward and only scaled in the backward. FLOPs: 6 * tokens * vocab * dim, as
 without fusion; memory: one chunk of logits and the two gradients.
 """
@@ -18,11 +18,22 @@ import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
 
 from megafm.ops import registry
+from megafm.ops._library import FIX, library_missing
 from megafm.ops.autocast import autocast_dtype
-from megafm.ops.cross_entropy import cross_entropy, own_columns
+from megafm.ops.cpp import softmax as cpp
+from megafm.ops.cpp.storage import unreadable
+from megafm.ops.cross_entropy import (
+    Kernels,
+    TorchKernels,
+    cross_entropy,
+    own_columns,
+    token_losses,
+    token_stats,
+)
+from megafm.ops.linear import linear
 
 # Size of a chunk's logits in fp32: on a CPU a share of the last-level cache.
-CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
+CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,7 @@ def linear_cross_entropy(
     Returns:
         float32 (float64 for float64 hidden): a scalar, or (tokens,) for "none".
     """
+    registry.check_devices("linear_cross_entropy", hidden=hidden, weight=weight, targets=targets)
     if hidden.dim() != 2 or targets.shape != hidden.shape[:1]:
         shapes = f"hidden {tuple(hidden.shape)}, targets {tuple(targets.shape)}"
         raise ValueError(f"linear_cross_entropy: {shapes}: set (tokens, dim) and (tokens,)")
@@ -113,19 +125,20 @@ class _SumGradient(torch.autograd.Function):
         return functional.all_reduce(grads[0].contiguous(), "sum", ctx.group), None
 
 
-def _chunked(
+def chunked(
+    kernels: Kernels,
     hidden: torch.Tensor,
     weight: torch.Tensor,
     targets: torch.Tensor,
     terms: LossTerms,
     reduction: str,
 ) -> torch.Tensor:
+    """`linear_cross_entropy` with the passes over a chunk's logits by `kernels`."""
     if not torch.is_grad_enabled():  # a Function sees requires_grad, not the grad mode
         hidden, weight = hidden.detach(), weight.detach()
+    function = _Sum if reduction == "sum" else _PerToken
     with torch.autocast(hidden.device.type, enabled=False):
-        if reduction == "sum":
-            return _Sum.apply(hidden, weight, targets, terms)
-        return _PerToken.apply(hidden, weight, targets, terms)
+        return function.apply(kernels, hidden, weight, targets, terms)
 
 
 class _Sum(torch.autograd.Function):
@@ -134,14 +147,15 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
+        kernels: Kernels,
         hidden: torch.Tensor,
         weight: torch.Tensor,
         targets: torch.Tensor,
         terms: LossTerms,
     ) -> torch.Tensor:
         ones = torch.ones_like(targets, dtype=_wide(hidden))
-        needed = ctx.needs_input_grad[:2]
-        losses, d_hidden, d_weight = _run(hidden, weight, targets, terms, ones, needed)
+        needed = ctx.needs_input_grad[1:3]
+        losses, d_hidden, d_weight = _run(kernels, hidden, weight, targets, terms, ones, needed)
         ctx.save_for_backward(d_hidden, d_weight)
         return losses.sum()
 
@@ -153,7 +167,7 @@ class _Sum(torch.autograd.Function):
             None if saved is None else (saved.to(grads[0].dtype) * grads[0]).to(saved.dtype)
             for saved in ctx.saved_tensors
         )
-        return d_hidden, d_weight, None, None
+        return None, d_hidden, d_weight, None, None
 
 
 class _PerToken(torch.autograd.Function):
@@ -162,25 +176,27 @@ class _PerToken(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
+        kernels: Kernels,
         hidden: torch.Tensor,
         weight: torch.Tensor,
         targets: torch.Tensor,
         terms: LossTerms,
     ) -> torch.Tensor:
         ctx.save_for_backward(hidden, weight, targets)
-        ctx.terms = terms
-        return _run(hidden, weight, targets, terms, None, (False, False))[0]
+        ctx.kernels, ctx.terms = kernels, terms
+        return _run(kernels, hidden, weight, targets, terms, None, (False, False))[0]
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         registry.refuse_second_derivative("linear_cross_entropy")
+        kernels, terms, needed = ctx.kernels, ctx.terms, ctx.needs_input_grad[1:3]
         hidden, weight, targets = ctx.saved_tensors
-        needed = ctx.needs_input_grad[:2]
-        _, d_hidden, d_weight = _run(hidden, weight, targets, ctx.terms, grads[0], needed)
-        return d_hidden, d_weight, None, None
+        _, d_hidden, d_weight = _run(kernels, hidden, weight, targets, terms, grads[0], needed)
+        return None, d_hidden, d_weight, None, None
 
 
 def _run(
+    kernels: Kernels,
     hidden: torch.Tensor,
     weight: torch.Tensor,
     targets: torch.Tensor,
@@ -190,88 +206,87 @@ def _run(
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """Losses (tokens,), and the gradients of hidden and weight where needed for `d_losses`."""
     hidden, weight_dtype = hidden.detach(), weight.dtype
-    weight = weight.detach().to(hidden.dtype)
-    (tokens, _), vocab, wide = hidden.shape, weight.shape[0], _wide(hidden)
-    losses = hidden.new_empty(tokens, dtype=wide)
+    dtype = _matmul_dtype(hidden)
+    weight = weight.detach().to(dtype)
+    losses = hidden.new_empty(hidden.shape[0], dtype=_wide(hidden))
     d_hidden = torch.empty_like(hidden) if needed[0] else None
-    d_weight = torch.zeros_like(weight, dtype=wide) if needed[1] else None
-    size = _chunk_size(hidden, vocab)
-    buffer = hidden.new_empty(min(size, tokens), vocab, dtype=wide)
-    product = buffer if hidden.dtype == wide else torch.empty_like(buffer, dtype=hidden.dtype)
-    for start in range(0, tokens, size):
-        chunk = slice(start, min(start + size, tokens))
-        rows = slice(0, chunk.stop - start)
-        torch.mm(hidden[chunk], weight.T, out=product[rows])
-        logits = buffer[rows].copy_(product[rows]) if product is not buffer else buffer[rows]
+    d_weight = torch.zeros_like(weight, dtype=_wide(hidden)) if needed[1] else None
+    size = _chunk_size(hidden, weight.shape[0])
+    for start in range(0, hidden.shape[0], size):
+        chunk = slice(start, start + size)
+        x = hidden[chunk].to(dtype).contiguous()  # one layout: the same bits from any strides
+        logits = linear(x, weight)  # (chunk, vocab), then their gradient
         scale = d_losses[chunk] if d_losses is not None and any(needed) else None
-        losses[chunk] = _losses_and_gradient(logits, targets[chunk], terms, scale)
-        if scale is None:
-            continue
-        d_logits = product[rows].copy_(logits) if product is not buffer else logits
-        if d_hidden is not None:
-            torch.mm(d_logits, weight, out=d_hidden[chunk])
-        if d_weight is not None and product is buffer:
-            d_weight.addmm_(d_logits.T, hidden[chunk])
-        elif d_weight is not None:
-            d_weight += d_logits.T @ hidden[chunk]
+        losses[chunk] = _losses_and_gradient(kernels, logits, targets[chunk], terms, scale)
+        if d_hidden is not None and scale is not None:
+            d_hidden[chunk] = linear(logits, weight.T)
+        if d_weight is not None and scale is not None:
+            d_weight += linear(logits.T, x.T)
     if terms.group is not None and d_hidden is not None:
         d_hidden = functional.all_reduce(d_hidden, "sum", terms.group)
     return losses, d_hidden, None if d_weight is None else d_weight.to(weight_dtype)
 
 
 def _losses_and_gradient(
-    logits: torch.Tensor, targets: torch.Tensor, terms: LossTerms, scale: torch.Tensor | None
+    kernels: Kernels,
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    terms: LossTerms,
+    scale: torch.Tensor | None,
 ) -> torch.Tensor:
     """Losses of a chunk; with `scale`, d loss / d loss of each token, leaves d logits in place."""
-    slope = None
+    capped = logits
     if terms.softcap is not None:
-        logits.div_(terms.softcap).tanh_()
-        slope = 1 - logits.square() if scale is not None else None
-        logits.mul_(terms.softcap)
-    ignored = targets == terms.ignore_index
-    if terms.group is None:
-        owned, column = ~ignored, targets.masked_fill(ignored, 0)
-    else:
-        owned, column = own_columns(targets, ignored, logits.shape[1], terms.group)
-    column = column.unsqueeze(1)
-    picked = logits.gather(1, column).squeeze(1)
-    if terms.group is not None:
-        picked = functional.all_reduce(picked.masked_fill(~owned, 0), "sum", terms.group)
-    top, lse = _softmax_in_place(logits, terms.group)
+        capped = logits.to(_wide(logits)).div_(terms.softcap).tanh_().mul_(terms.softcap)
+    columns, ignored = own_columns(targets, terms.ignore_index, logits.shape[1], terms.group)
+    top, log_total, picked = token_stats(kernels, capped, columns, terms.group)
+    losses, d_lse, d_picked = token_losses(top, log_total, picked, ignored, terms.z_loss)
     if scale is not None:
-        scale = scale.masked_fill(ignored, 0)
-        logits.mul_((scale * (1 + 2 * terms.z_loss * (top + lse))).unsqueeze(1))
-        logits.scatter_add_(1, column, -scale.masked_fill(~owned, 0).unsqueeze(1))
-        if slope is not None:
-            logits.mul_(slope)
-    losses = (top - picked) + lse + terms.z_loss * (top + lse).square()
-    return losses.masked_fill(ignored, 0)
+        rows = (columns, top, log_total, scale * d_lse, scale * d_picked)
+        kernels.gradient_in_place(capped, *rows, softcap=terms.softcap)
+        if capped is not logits:
+            logits.copy_(capped)
+    return losses
 
 
-def _softmax_in_place(
-    logits: torch.Tensor, group: dist.ProcessGroup | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Turn logits into probabilities; returns each row's maximum and its lse above that."""
-    if group is None:
-        top, at = logits.max(1, keepdim=True)
-        torch.softmax(logits, 1, out=logits)
-        # The largest probability is at least 1 / vocab: its log is safe, and saves a pass.
-        return top.squeeze(1), -logits.gather(1, at).log().squeeze(1)
-    top = functional.all_reduce(logits.amax(1), "max", group)
-    logits.sub_(top.unsqueeze(1)).exp_()
-    total = functional.all_reduce(logits.sum(1), "sum", group)
-    logits.div_(total.unsqueeze(1))
-    return top, total.log()
+def _wide(x: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
 
 
-def _wide(hidden: torch.Tensor) -> torch.dtype:
-    return torch.promote_types(hidden.dtype, torch.float32)
+def _matmul_dtype(hidden: torch.Tensor) -> torch.dtype:
+    """fp32 for bf16 where the CPU has no bf16 units: its bf16 products run at a quarter of fp32."""
+    slow = hidden.device.type == "cpu" and hidden.dtype == torch.bfloat16 and not _bf16_units()
+    return torch.float32 if slow else hidden.dtype
+
+
+@torch.compiler.assume_constant_result
+def _bf16_units() -> bool:
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _chunk_size(hidden: torch.Tensor, vocab: int) -> int:
-    fitting = CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cuda"]) // (4 * vocab)
+    fitting = CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cuda"]) // (4 * max(1, vocab))
     return max(64, fitting // 64 * 64)
 
 
+def _torch(hidden: torch.Tensor, *rest: Any) -> torch.Tensor:
+    return chunked(TorchKernels, hidden, *rest)
+
+
+def _cpu(hidden: torch.Tensor, *rest: Any) -> torch.Tensor:
+    return chunked(cpp, hidden, *rest)
+
+
+def _cpu_refuses(
+    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, *rest: Any
+) -> str | None:
+    if targets.dtype != torch.int64:
+        return f"targets are {targets.dtype}, not int64"
+    return unreadable(hidden)
+
+
 registry.register("linear_cross_entropy", "reference", registry.Backend(reference))
-registry.register("linear_cross_entropy", "torch", registry.Backend(_chunked))
+registry.register("linear_cross_entropy", "torch", registry.Backend(_torch))
+registry.register(
+    "linear_cross_entropy", "cpu", registry.Backend(_cpu, library_missing, _cpu_refuses, fix=FIX)
+)

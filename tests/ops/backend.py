@@ -35,12 +35,16 @@ def on_backend(op: str, name: str) -> Iterator[None]:
             torch.ops.megafm.set_cpu_isa(used)
 
 
-def assert_same_bits(compute: Callable[[], Sequence[torch.Tensor]], runs: int = 30) -> None:
-    """Hold `compute` to the same bits in every run, on one, two and three threads."""
-    before, first = torch.get_num_threads(), compute()
+def assert_same_bits(
+    compute: Callable[[], Sequence[torch.Tensor]], threads: tuple[int, ...] = (1, 2, 3)
+) -> None:
+    """Hold `compute` to the same bits in 30 runs, on each of these numbers of threads."""
+    before = torch.get_num_threads()
     try:
-        for run in range(runs):
-            torch.set_num_threads(1 + run % 3)
+        torch.set_num_threads(threads[0])
+        first = compute()
+        for run in range(30):
+            torch.set_num_threads(threads[run % len(threads)])
             for ours, expected in zip(compute(), first, strict=True):
                 assert torch.equal(ours, expected), f"run {run}"
     finally:

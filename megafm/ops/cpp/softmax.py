@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from megafm.ops.cpp.storage import empty_contiguous_like
@@ -41,7 +43,5 @@ def _shape_gradient(
     return empty_contiguous_like(logits)
 
 
-def _shape_in_place(
-    logits: torch.Tensor, columns: torch.Tensor, *rows: torch.Tensor, softcap: float | None
-) -> None:
+def _shape_in_place(*arguments: Any) -> None:
     return None

@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor
 
 from megafm.ops import registry
 from megafm.ops import triton as triton_kernels
+from megafm.ops.adapters import apex, transformer_engine
 
 Tensors = list[torch.Tensor]
 
@@ -151,6 +152,8 @@ registry.register(
     "triton",
     registry.Backend(_triton, triton_kernels.missing, _triton_refuses, fix=triton_kernels.FIX),
 )
+registry.register("adamw", "transformer_engine", transformer_engine.ADAMW)
+registry.register("adamw", "apex", apex.ADAMW)
 
 
 class AdamW(torch.optim.Optimizer):

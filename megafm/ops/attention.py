@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from megafm.ops import registry, triton
+from megafm.ops.adapters import transformer_engine
 from megafm.ops.autocast import autocast_dtype
 from megafm.ops.blockwise_attention import Layout, blockwise_attention
 
@@ -265,6 +266,7 @@ def _fit_together(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
 
 registry.register("attention", "reference", registry.Backend(reference))
 registry.register("attention", "sdpa", registry.Backend(_sdpa, refuses=_sdpa_refuses))
+registry.register("attention", "transformer_engine", transformer_engine.ATTENTION)
 registry.register(
     "attention",
     "torch",

@@ -21,6 +21,7 @@ import torch.distributed._functional_collectives as functional
 
 from megafm.ops import registry
 from megafm.ops._library import FIX, library_missing
+from megafm.ops.adapters import transformer_engine
 from megafm.ops.cpp import softmax as cpp
 from megafm.ops.cpp.storage import unreadable
 
@@ -272,3 +273,4 @@ registry.register("cross_entropy", "reference", registry.Backend(reference))
 registry.register(
     "cross_entropy", "cpu", registry.Backend(_cpu, library_missing, _cpu_refuses, fix=FIX)
 )
+registry.register("cross_entropy", "transformer_engine", transformer_engine.CROSS_ENTROPY)

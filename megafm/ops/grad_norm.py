@@ -11,6 +11,7 @@ import torch
 
 from megafm.ops import registry
 from megafm.ops import triton as triton_kernels
+from megafm.ops.adapters import apex, transformer_engine
 
 # torch's CPU kernel adds one element after the other in each of its few lanes: the error of 4M
 # elements at once is 1e-4, of pieces of this size 2e-7, and these take no longer.
@@ -72,3 +73,5 @@ registry.register(
     "triton",
     registry.Backend(_triton, triton_kernels.missing, _triton_refuses, fix=triton_kernels.FIX),
 )
+registry.register("grad_norm", "transformer_engine", transformer_engine.GRAD_NORM)
+registry.register("grad_norm", "apex", apex.GRAD_NORM)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from megafm.ops import registry, triton
 from megafm.ops._library import FIX, library_missing
+from megafm.ops.adapters import apex, transformer_engine
 from megafm.ops.cpp import rms_norm as cpp
 
 Normed = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
@@ -103,3 +104,5 @@ registry.register(
     "triton",
     registry.Backend(_triton, triton.missing, _triton_refuses, fix=triton.FIX),
 )
+registry.register("rms_norm", "transformer_engine", transformer_engine.RMS_NORM)
+registry.register("rms_norm", "apex", apex.RMS_NORM)

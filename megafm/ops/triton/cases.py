@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 
 @dataclass(frozen=True)
 class Case:
@@ -30,3 +32,11 @@ class Case:
     launch: Callable[..., Any]
     arguments: tuple[Any, ...]
     matrix: tuple[str, ...] = ()
+
+
+def forward_and_backward(run: Callable[..., Any], *arguments: Any) -> None:
+    """Launch what training launches: `run`, and the backward of all that it returns."""
+    outputs = run(*arguments)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    wanted = [x for x in arguments if isinstance(x, torch.Tensor) and x.requires_grad]
+    torch.autograd.grad(outputs, wanted, [torch.empty_like(y) for y in outputs])

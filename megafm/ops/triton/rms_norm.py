@@ -9,6 +9,7 @@ each row twice, and d_weight has a kernel of its own, which reads d_y and x once
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ import triton
 import triton.language as tl
 
 from megafm.ops import registry
+from megafm.ops.triton.cases import Case, forward_and_backward
 from megafm.ops.triton.launch import TILE, as_rows, ceil_div, next_power_of_2, num_warps
 
 # Programs of the backward, at most: two on each of the 132 multiprocessors of an H100.
@@ -305,3 +307,16 @@ def _wide_d_weight(d_y: torch.Tensor, x: torch.Tensor, rstd: torch.Tensor) -> to
         num_warps=num_warps(WEIGHT_ROWS * WEIGHT_COLUMNS),
     )
     return partials.sum(0)
+
+
+def compile_cases() -> Iterator[Case]:
+    for dim in (1024, 4096, 8192, 16384):
+        for dtype in (torch.bfloat16, torch.float32):
+            x, residual = (
+                torch.empty(4096, dim, dtype=dtype, device="meta", requires_grad=True)
+                for _ in range(2)
+            )
+            weight = torch.empty(dim, device="meta", requires_grad=True)
+            arguments = (run, x, weight, 1e-6, residual)
+            name = f"{str(dtype).removeprefix('torch.')} dim {dim}"
+            yield Case(name, forward_and_backward, arguments)

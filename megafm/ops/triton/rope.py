@@ -6,6 +6,7 @@ the rotation by the opposite angle. cos and sin are read once a token, at the to
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ import triton
 import triton.language as tl
 
 from megafm.ops import registry
+from megafm.ops.triton.cases import Case, forward_and_backward
 from megafm.ops.triton.launch import TILE, next_power_of_2, num_warps
 
 
@@ -181,3 +183,15 @@ def _turn(
         num_warps=num_warps(max(heads) * next_power_of_2(head_dim)),
     )
     return q_out, k_out
+
+
+def compile_cases() -> Iterator[Case]:
+    for head_dim in (64, 96, 128):
+        for interleaved in (False, True):
+            fused = torch.empty(2, 4096, 40, head_dim, dtype=torch.bfloat16, device="meta")
+            q, k = fused.requires_grad_().split((32, 8), dim=2)
+            cos, sin = (torch.empty(8192, head_dim // 2, device="meta") for _ in range(2))
+            positions = torch.empty(2, 4096, dtype=torch.int64, device="meta")
+            name = f"head_dim {head_dim}{' interleaved' if interleaved else ''}"
+            arguments = (run, q, k, cos, sin, positions, interleaved)
+            yield Case(name, forward_and_backward, arguments)

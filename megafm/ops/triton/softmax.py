@@ -6,10 +6,14 @@ gradient 4 (read, write; in place too).
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
+
 import torch
 import triton
 import triton.language as tl
 
+from megafm.ops.triton.cases import Case
 from megafm.ops.triton.launch import TILE, as_rows, ceil_div, next_power_of_2, num_warps
 
 NO_COLUMN = tl.constexpr(torch.iinfo(torch.int64).min)
@@ -169,3 +173,15 @@ def _gradient(
         BLOCK=block,
         num_warps=num_warps(block),
     )
+
+
+def compile_cases() -> Iterator[Case]:
+    capped = functools.partial(gradient_in_place, softcap=30.0)
+    for vocab in (32000, 128256):
+        for dtype in (torch.bfloat16, torch.float32):
+            logits = torch.empty(4096, vocab, dtype=dtype, device="meta")
+            columns = torch.empty(4096, dtype=torch.int64, device="meta")
+            rows = torch.empty(4, 4096, device="meta").unbind()
+            name = f"{str(dtype).removeprefix('torch.')} vocab {vocab}"
+            yield Case(name, stats, (logits, columns))
+            yield Case(f"{name} softcap", capped, (logits, columns, *rows))

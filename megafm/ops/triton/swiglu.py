@@ -6,6 +6,7 @@ up, write d_gate and d_up). Halves of one fused projection are read where they l
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ import triton
 import triton.language as tl
 
 from megafm.ops import registry
+from megafm.ops.triton.cases import Case, forward_and_backward
 from megafm.ops.triton.launch import as_rows, ceil_div
 
 BLOCK = 1024
@@ -121,3 +123,10 @@ def _long_rows(*tensors: torch.Tensor) -> list[torch.Tensor]:
     if all(x.is_contiguous() for x in tensors):
         return [x.view(1, -1) for x in tensors]
     return [as_rows(x) for x in tensors]
+
+
+def compile_cases() -> Iterator[Case]:
+    for dtype in (torch.bfloat16, torch.float32):
+        fused = torch.empty(4096, 2 * 11008, dtype=dtype, device="meta", requires_grad=True)
+        name = f"{str(dtype).removeprefix('torch.')} halves"
+        yield Case(name, forward_and_backward, (run, *fused.chunk(2, dim=1)))

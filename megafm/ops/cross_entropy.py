@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
 
-from megafm.ops import registry
+from megafm.ops import registry, triton
 from megafm.ops._library import FIX, library_missing
 from megafm.ops.adapters import transformer_engine
 from megafm.ops.cpp import softmax as cpp
@@ -269,8 +269,25 @@ def _cpu_refuses(logits: torch.Tensor, targets: torch.Tensor, *terms: Any) -> st
     return unreadable(logits)
 
 
+def _triton(logits: torch.Tensor, *terms: Any) -> torch.Tensor:
+    from megafm.ops.triton import softmax
+
+    return fused(softmax, logits, *terms)
+
+
+def _triton_refuses(logits: torch.Tensor, targets: torch.Tensor, *terms: Any) -> str | None:
+    if targets.dtype != torch.int64:
+        return f"targets are {targets.dtype}, not int64"
+    return triton.wrong_dtype(logits=logits) or triton.wrong_device(logits)
+
+
 registry.register("cross_entropy", "reference", registry.Backend(reference))
 registry.register(
     "cross_entropy", "cpu", registry.Backend(_cpu, library_missing, _cpu_refuses, fix=FIX)
 )
 registry.register("cross_entropy", "transformer_engine", transformer_engine.CROSS_ENTROPY)
+registry.register(
+    "cross_entropy",
+    "triton",
+    registry.Backend(_triton, triton.missing, _triton_refuses, fix=triton.FIX),
+)

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
 
-from megafm.ops import registry
+from megafm.ops import registry, triton
 from megafm.ops._library import FIX, library_missing
 from megafm.ops.autocast import autocast_dtype
 from megafm.ops.cpp import softmax as cpp
@@ -285,8 +285,27 @@ def _cpu_refuses(
     return unreadable(hidden)
 
 
+def _triton(hidden: torch.Tensor, *rest: Any) -> torch.Tensor:
+    from megafm.ops.triton import softmax
+
+    return chunked(softmax, hidden, *rest)
+
+
+def _triton_refuses(
+    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, *rest: Any
+) -> str | None:
+    if targets.dtype != torch.int64:
+        return f"targets are {targets.dtype}, not int64"
+    return triton.wrong_dtype(hidden=hidden) or triton.wrong_device(hidden)
+
+
 registry.register("linear_cross_entropy", "reference", registry.Backend(reference))
 registry.register("linear_cross_entropy", "torch", registry.Backend(_torch))
 registry.register(
     "linear_cross_entropy", "cpu", registry.Backend(_cpu, library_missing, _cpu_refuses, fix=FIX)
+)
+registry.register(
+    "linear_cross_entropy",
+    "triton",
+    registry.Backend(_triton, triton.missing, _triton_refuses, fix=triton.FIX),
 )

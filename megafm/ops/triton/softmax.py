@@ -13,10 +13,11 @@ import torch
 import triton
 import triton.language as tl
 
+from megafm.ops.cross_entropy import NO_COLUMN
 from megafm.ops.triton.cases import Case
 from megafm.ops.triton.launch import TILE, as_rows, ceil_div, next_power_of_2, num_warps
 
-NO_COLUMN = tl.constexpr(torch.iinfo(torch.int64).min)
+NONE = tl.constexpr(NO_COLUMN)
 
 
 @triton.jit
@@ -37,7 +38,7 @@ def stats_kernel(logits, columns, top, log_total, picked, vocab, row_stride, BLO
     at_column = tl.load(logits + column, inside, other=float("nan")).to(tl.float32) - shift
     tl.store(top + row, most)
     tl.store(log_total + row, tl.log(tl.sum(totals, axis=0)))
-    tl.store(picked + row, tl.where(column == NO_COLUMN, 0.0, at_column))
+    tl.store(picked + row, tl.where(column == NONE, 0.0, at_column))
 
 
 @triton.jit

@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megafm.ops.cross_entropy import NO_COLUMN
 from tests.ops.error_rule import assert_error_rule
 
 pytest.importorskip("triton")
-NO_COLUMN = torch.iinfo(torch.int64).min
 NAN, INF = float("nan"), float("inf")
 
 

@@ -5,11 +5,14 @@ Bytes moved: 28 a parameter in fp32, and as many for a 16-bit one with its fp32 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import triton
 import triton.language as tl
 
 from megafm.ops.adamw import Tensors, Update
+from megafm.ops.triton.cases import Case
 from megafm.ops.triton.multi_tensor import CHUNK, TYPES, address, table
 
 BLOCK = 1024
@@ -124,3 +127,14 @@ def _step(
     tl.store(master + offsets, x.to(master.dtype.element_ty), mask=mask)
     if HAS_MASTER:
         tl.store(param + offsets, x.to(param.dtype.element_ty), mask=mask)
+
+
+def compile_cases() -> Iterator[Case]:
+    """float32, bfloat16 with masters and without, each also where no vector load can be."""
+    update = Update(1, 1e-3, 0.9, 0.95, 1e-8, 0.1)
+    for name, first in (("", 0), (" unaligned", 1)):
+        wide = [torch.empty(4096, device="meta")[first:] for _ in range(2)]
+        half = [torch.empty(4096, dtype=torch.bfloat16, device="meta")[first:] for _ in range(2)]
+        yield Case(f"fp32{name}", run, (wide, wide, wide, wide, None, update))
+        yield Case(f"bf16{name}", run, (half, half, half, half, None, update))
+        yield Case(f"bf16 masters{name}", run, (half, half, wide, wide, wide, update))

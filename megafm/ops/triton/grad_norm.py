@@ -7,11 +7,13 @@ every run.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 
 import torch
 import triton
 import triton.language as tl
 
+from megafm.ops.triton.cases import Case
 from megafm.ops.triton.multi_tensor import CHUNK, TYPES, address, table
 
 BLOCK = 2048
@@ -73,3 +75,10 @@ def square_sum_kernel(
             values = tl.load(x + offsets, mask=offsets < left, other=0.0).to(tl.float32)
             total += values * values
     tl.store(sums + program, tl.sum(total))
+
+
+def compile_cases() -> Iterator[Case]:
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        x = torch.empty(4096, dtype=dtype, device="meta")
+        yield Case(name, run, ([x, x],))
+        yield Case(f"{name} unaligned", run, ([x, x[1:]],))

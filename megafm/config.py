@@ -11,7 +11,6 @@ with presets. Hydra sees the schema as the config `schema/train`.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import functools
@@ -19,7 +18,6 @@ import hashlib
 import json
 import os
 import sys
-import time
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +34,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from megafm.errors import end_quietly, say_error, tell_torchrun
 from megafm.paths import RunDir
 
 T = TypeVar("T")
@@ -60,14 +59,16 @@ def job(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
         schema = typing.get_type_hints(function)["config"]
 
         def run(composed: DictConfig) -> None:
+            with one_line_errors(schema, on_every_rank=True):
+                config = from_dict(schema, _to_plain(composed, schema))
             with one_line_errors(schema):
-                function(from_dict(schema, _to_plain(composed, schema)))
+                function(config)
 
         @functools.wraps(function)
         def main() -> None:
             register_schema(name, schema)
             app = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)
-            with one_line_errors(schema):
+            with one_line_errors(schema, on_every_rank=True):
                 app(run)()
 
         main.schema = schema  # type: ignore[attr-defined]  # tab completion asks for it
@@ -129,10 +130,15 @@ def config_hash(config: Any) -> str:
 
 
 class one_line_errors:
-    """Context manager: report a user's mistake in one line on stderr and exit with code 1."""
+    """Context manager: report a user's mistake in one line on stderr and exit with code 1.
 
-    def __init__(self, schema: type | None = None) -> None:
+    Args:
+        on_every_rank: every rank makes the same mistake, so the first one of each host says it.
+    """
+
+    def __init__(self, schema: type | None = None, *, on_every_rank: bool = False) -> None:
         self.schema = schema
+        self.on_every_rank = on_every_rank
 
     def __enter__(self) -> None:
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions through to us
@@ -150,22 +156,14 @@ class one_line_errors:
         elif isinstance(error, KeyboardInterrupt):
             message = "interrupted"
         else:
+            if not isinstance(error, SystemExit):
+                tell_torchrun(f"{type(error).__name__}: {error}")
             return
-        rank = os.environ.get("RANK")
-        where = "megafm" if rank is None else f"megafm [rank {rank}]"
-        print(f"{where}: error: {message}", file=sys.stderr, flush=True)
-        if not isinstance(error, ConnectionError):  # of another rank, which tells its own cause
-            _tell_torchrun(message)
+        if self.on_every_rank and os.environ.get("LOCAL_RANK", "0") != "0":
+            end_quietly()
+        say_error(message)
+        tell_torchrun(message)
         sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
-
-
-def _tell_torchrun(message: str) -> None:
-    """Leave the line where torchrun looks for the cause it shows at its end."""
-    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if path:
-        with contextlib.suppress(OSError):
-            cause = json.dumps({"message": message, "timestamp": int(time.time())})
-            Path(path).write_text(cause, encoding="utf-8")
 
 
 def _to_plain(composed: DictConfig, schema: type) -> dict[str, Any]:

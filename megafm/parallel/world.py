@@ -10,13 +10,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-# What gloo and NCCL say in the ranks that a failing one leaves behind.
-LOST_PEER = (
-    "Connection closed by peer",
-    "Connection reset by peer",
-    "Broken pipe",
-    "remote process exited",
-)
+from megafm.parallel.failure import FailureWatch
 
 
 def rank() -> int:
@@ -40,7 +34,8 @@ def process_group(device: torch.device, timeout_s: float) -> Iterator[None]:
     """Join the world that torchrun describes (NCCL on CUDA, else gloo), and leave it at the end.
 
     Raises:
-        ConnectionError: another rank is gone.
+        ConnectionError, TimeoutError: another rank is gone or stalls, and could not say why.
+        SystemExit: another rank has failed and said why.
     """
     if world_size() == 1:
         yield
@@ -48,14 +43,9 @@ def process_group(device: torch.device, timeout_s: float) -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     try:
-        yield
-    except RuntimeError as error:
-        if any(sign in str(error) for sign in LOST_PEER):
-            raise ConnectionError(
-                "lost contact with another rank, whose own error says why; "
-                "run the same command again to go on from the last checkpoint"
-            ) from error
-        raise
+        store = dist.distributed_c10d._get_default_store()
+        with FailureWatch(store, rank(), world_size(), timeout_s):
+            yield
     finally:
         dist.destroy_process_group()
 

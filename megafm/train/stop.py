@@ -7,6 +7,8 @@ import signal
 from types import FrameType
 from typing import Any
 
+from megafm import errors
+
 
 class StopSignal:
     """Context manager: notes the first SIGTERM or SIGINT; the second one acts at once.
@@ -36,3 +38,5 @@ class StopSignal:
         self.received = number
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             signal.signal(number, self._previous[number])
+        elif number == signal.SIGTERM:
+            errors.terminated.set()

@@ -1,0 +1,62 @@
+"""A rank that throws or stalls ends the job in time, and its own error comes first."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from megafm.config import to_dict
+from megafm.parallel.mesh import ParallelConfig
+from tests.corpus import train_job
+from tests.train.test_stop import flattened
+
+TIMEOUT_S = 3
+
+
+@pytest.mark.parametrize(
+    ("failure", "error"),
+    [
+        ("throw", "[rank1]: RuntimeError: a fault of rank 1"),
+        ("stall", "megafm [rank 1]: error: stalled: other ranks waited 3 s"),
+    ],
+)
+def test_the_failing_rank_speaks_and_the_others_end_quietly(
+    failure: str, error: str, corpus: Path, tmp_path: Path
+) -> None:
+    job = train_job(corpus, tmp_path, parallel=ParallelConfig(timeout_s=TIMEOUT_S))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, *torchrun, "-m", "tests.train.failing_rank"]
+    environment = {**os.environ, "FAILURE": failure, "OMP_NUM_THREADS": "1"}
+    started = time.monotonic()
+    result = subprocess.run(
+        [*command, *flattened(to_dict(job))],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=environment,
+    )
+    assert time.monotonic() - started < 120, "not the ten minutes of the stalled rank"
+    assert result.returncode == 1
+    ours, _, torchruns = result.stderr.partition("tests.train.failing_rank FAILED")
+    assert error in ours, result.stderr
+    if failure == "stall":
+        assert "in read_slow_disk" in ours and "time.sleep(600)" in ours
+    assert "rank0" not in ours and "rank 0" not in ours, result.stderr
+    assert ours.index(error) < ours.index("ChildFailedError")
+    assert "<NO_OTHER_FAILURES>" in torchruns, result.stderr
+    cause = error.partition(": ")[2].removeprefix("error: ")
+    assert cause in torchruns.rpartition("Root Cause")[2], result.stderr
+
+
+def test_a_mistake_that_every_rank_makes_is_said_once(corpus: Path, tmp_path: Path) -> None:
+    overrides = flattened(to_dict(train_job(corpus, tmp_path)))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, *torchrun, "-m", "megafm.train", *overrides, "train.steps=0"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert result.stderr.count("error: train.steps=0: must be at least 1") == 1, result.stderr
+    assert "<NO_OTHER_FAILURES>" in result.stderr

@@ -23,6 +23,14 @@ STABLE_TORCH_LIBRARY(megafm, m) {
   m.def("softmax_backward_(Tensor(a!) logits, Tensor columns, Tensor top, Tensor log_total,"
         " Tensor d_lse, Tensor d_picked, float? softcap) -> ()");
 
+  m.def("attention(Tensor q, Tensor k, Tensor v, Tensor? sinks, Tensor? cu_seqlens,"
+        " Tensor? cu_seqlens_k, bool causal, float scale, int? window, float? softcap)"
+        " -> (Tensor out, Tensor lse)");
+  m.def("attention_backward(Tensor d_out, Tensor? d_lse, Tensor q, Tensor k, Tensor v, Tensor out,"
+        " Tensor lse, Tensor? sinks, Tensor? cu_seqlens, Tensor? cu_seqlens_k, bool causal,"
+        " float scale, int? window, float? softcap)"
+        " -> (Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_sinks)");
+
   m.def("cpu_isa() -> str");        // the instruction set that CPU kernels run on
   m.def("cpu_isas() -> str");       // those compiled in that this CPU has, comma separated
   m.def("set_cpu_isa(str name) -> ()");

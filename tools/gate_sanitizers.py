@@ -22,6 +22,7 @@ TESTS = [
     "tests/ops/test_rope.py",
     "tests/ops/test_swiglu.py",
     "tests/ops/test_registry.py",
+    "tests/ops/cpp/test_attention.py",
 ]
 
 

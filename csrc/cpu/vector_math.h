@@ -1,4 +1,4 @@
-// exp of floats, for kernel files (see isa.h): one body for scalars, which the compiler vectorises
+// exp and tanh of floats, for kernel files (see isa.h): one body for scalars, which the compiler vectorises
 // in simd loops, and for vectors of the GCC extension (float, vector_size).
 
 #pragma once
@@ -43,6 +43,21 @@ static inline V exp(V x) {
   const I half = exponent >> 1;
   return y * __builtin_bit_cast(V, (half + 127) << 23) *
          __builtin_bit_cast(V, (exponent - half + 127) << 23);
+}
+
+// tanh of a vector, relative error included near 0: there an odd polynomial (Cephes' tanhf), else
+// 1 - 2 / (e^2|x| + 1) with the sign of x. NaN for NaN.
+template <typename V>
+static inline V tanh(V x) {
+  const V size = x < 0 ? -x : x;
+  const V far = 1.0f - 2.0f / (exp(size + size) + 1.0f);
+  const V square = x * x;
+  V p = square * -5.70498872745e-3f + 2.06390887954e-2f;
+  p = p * square + -5.37397155531e-2f;
+  p = p * square + 1.33314422036e-1f;
+  p = p * square + -3.33332819422e-1f;
+  const V near = p * square * x + x;
+  return size < 0.625f ? near : (x < 0 ? -far : far);
 }
 
 }  // namespace megafm::cpu::MEGAFM_ISA

@@ -6,6 +6,7 @@ torch.compile(fullgraph=True).
 
 from megafm.ops.adamw import AdamW
 from megafm.ops.attention import attention
+from megafm.ops.attention_backward import attention_backward
 from megafm.ops.cross_entropy import cross_entropy
 from megafm.ops.grad_norm import grad_norm
 from megafm.ops.linear import linear
@@ -24,6 +25,7 @@ __all__ = [
     "RopeScaling",
     "apply_rope",
     "attention",
+    "attention_backward",
     "backends",
     "configure",
     "cross_entropy",

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from megafm.ops import registry, triton
+from megafm.ops import _library, registry, triton
 from megafm.ops.adapters import transformer_engine
 from megafm.ops.autocast import autocast_dtype
 from megafm.ops.blockwise_attention import Layout, blockwise_attention
+from megafm.ops.cpp import attention as cpp
 
 Attended = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
@@ -77,7 +78,7 @@ def attention(
         deterministic=deterministic,
         return_lse=return_lse,
     )
-    _check(q, k, v, options, cu_seqlens_k)
+    check(q, k, v, options, cu_seqlens_k)
     if dtype is None:
         return registry.dispatch("attention", q.device, q, k, v, options)
     with torch.autocast(q.device.type, enabled=False):  # for the softmax of the reference
@@ -102,18 +103,28 @@ class Options:
 
 def reference(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options) -> Attended:
     wide = torch.promote_types(q.dtype, torch.float32)
-    group = q.shape[2] // k.shape[2]
-    queries = q.to(wide).transpose(1, 2)
-    keys, values = (x.to(wide).transpose(1, 2).repeat_interleave(group, dim=1) for x in (k, v))
-    scores = queries @ keys.transpose(-2, -1) * options.scale  # (batch, heads, seq_q, seq_k)
-    if options.softcap is not None:
-        scores = options.softcap * torch.tanh(scores / options.softcap)
+    keys, values = (by_query_head(x.to(wide), q) for x in (k, v))
+    scores = scores_of(q.to(wide).transpose(1, 2), keys, options)
     mask = visible(q, k, options)
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf)
     probabilities, lse = _softmax(scores, options.sinks)
     out = (probabilities @ values).transpose(1, 2).to(q.dtype)
     return (out, lse) if options.return_lse else out
+
+
+def by_query_head(x: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """(batch, seq, kv_heads, dim) as (batch, heads of q, seq, dim)."""
+    group = q.shape[2] // max(1, x.shape[2])
+    return x.transpose(1, 2).repeat_interleave(group, dim=1)
+
+
+def scores_of(queries: torch.Tensor, keys: torch.Tensor, options: Options) -> torch.Tensor:
+    """(batch, heads, seq_q, seq_k) of (batch, heads, seq, head_dim), not masked."""
+    scores = queries @ keys.transpose(-2, -1) * options.scale
+    if options.softcap is None:
+        return scores
+    return options.softcap * torch.tanh(scores / options.softcap)
 
 
 def _softmax(scores: torch.Tensor, sinks: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -230,13 +241,16 @@ def _triton_refuses(
     return kernels.refuses(q, k, v, options)
 
 
-def _check(
+def check(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
     options: Options,
     cu_seqlens_k: torch.Tensor | None,
 ) -> None:
+    """Raise ValueError for what no backend takes; `cu_seqlens_k` is the argument as given."""
+    tensors = {"sinks": options.sinks, "cu_seqlens": options.cu_seqlens}
+    registry.check_devices("attention", q=q, k=k, v=v, **tensors, cu_seqlens_k=cu_seqlens_k)
     if not _fit_together(q, k, v):
         shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v))
         raise ValueError(f"attention: q, k, v of shapes {shapes} do not fit together")
@@ -256,6 +270,12 @@ def _check(
         raise ValueError("attention: cu_seqlens_k without cu_seqlens; give both")
     if cu_seqlens is not None and q.shape[0] != 1:
         raise ValueError(f"attention: cu_seqlens wants documents in a batch of 1, not {q.shape[0]}")
+    ends_k = options.cu_seqlens_k
+    if cu_seqlens is None or ends_k is None:
+        return
+    if cu_seqlens.dim() != 1 or ends_k.shape != cu_seqlens.shape:
+        shapes = f"{tuple(cu_seqlens.shape)} and {tuple(ends_k.shape)}"
+        raise ValueError(f"attention: cu_seqlens {shapes}: give (documents + 1,) for q and k")
 
 
 def _fit_together(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
@@ -265,6 +285,11 @@ def _fit_together(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
 
 
 registry.register("attention", "reference", registry.Backend(reference))
+registry.register(
+    "attention",
+    "cpu",
+    registry.Backend(cpp.run, _library.library_missing, cpp.refuses, _library.FIX),
+)
 registry.register("attention", "sdpa", registry.Backend(_sdpa, refuses=_sdpa_refuses))
 registry.register("attention", "transformer_engine", transformer_engine.ATTENTION)
 registry.register(

@@ -209,6 +209,16 @@ def test_compiled_in_one_graph_equals_eager(name: str) -> None:
         (((1, 4, 2, 8), (1, 4, 2, 8)), {"sinks": torch.zeros(3)}, r"sinks \(3,\): set one per"),
         (((2, 4, 2, 8), (2, 4, 2, 8)), {"cu_seqlens": torch.tensor([0, 4])}, "batch of 1, not 2"),
         (((1, 4, 2, 8), (1, 4, 2, 8)), {"cu_seqlens_k": torch.tensor([0, 4])}, "give both"),
+        (
+            ((1, 4, 2, 8), (1, 4, 2, 8)),
+            {"cu_seqlens": torch.tensor(4)},
+            r"cu_seqlens \(\) and \(\): give",
+        ),
+        (
+            ((1, 4, 2, 8), (1, 4, 2, 8)),
+            {"cu_seqlens": torch.tensor([0, 4]), "cu_seqlens_k": torch.tensor([0, 1, 4])},
+            r"cu_seqlens \(2,\) and \(3,\): give \(documents \+ 1,\)",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(shapes: tuple, options: dict, message: str) -> None:

@@ -3,7 +3,7 @@
 
 def register_formulas() -> None:
     """Give torch the output shapes and derivatives of every C++ op; call once after loading."""
-    from megafm.ops.cpp import rms_norm, rope, softmax, swiglu
+    from megafm.ops.cpp import attention, rms_norm, rope, softmax, swiglu
 
-    for module in (rms_norm, rope, softmax, swiglu):
+    for module in (attention, rms_norm, rope, softmax, swiglu):
         module.register_formulas()

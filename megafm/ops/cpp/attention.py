@@ -1,0 +1,101 @@
+"""Attention of csrc/: one dispatcher op per direction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from megafm.ops import registry
+from megafm.ops.cpp.storage import empty_contiguous_like, unreadable
+
+if TYPE_CHECKING:
+    from megafm.ops.attention import Attended, Options
+
+
+def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options) -> Attended:
+    sinks = None if options.sinks is None else options.sinks.float()
+    out, lse = torch.ops.megafm.attention(q, k, v, sinks, *_settings(options))
+    return (out, lse) if options.return_lse else out
+
+
+def run_backward(
+    d_out: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    d_lse: torch.Tensor | None,
+    options: Options,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    saved = (d_out, d_lse, q, k, v, out, lse, None)
+    return torch.ops.megafm.attention_backward(*saved, *_settings(options))[:3]
+
+
+def _settings(options: Options) -> tuple[Any, ...]:
+    return (
+        options.cu_seqlens,
+        options.cu_seqlens_k,
+        options.causal,
+        options.scale,
+        options.window,
+        options.softcap,
+    )
+
+
+def refuses(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options) -> str | None:
+    return unreadable(q)
+
+
+def register_formulas() -> None:
+    """Give torch the output shapes and the derivatives of the ops; call once after loading."""
+    library = torch.library
+    library.register_fake("megafm::attention", _shape)
+    library.register_fake("megafm::attention_backward", _shape_backward)
+    library.register_autograd("megafm::attention", _backward, setup_context=_save)
+
+
+def _shape(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *settings: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    batch, seq, heads, _ = q.shape
+    lse = q.new_empty(batch, heads, seq, dtype=torch.float32)
+    return q.new_empty(batch, seq, heads, v.shape[3]), lse
+
+
+def _shape_backward(
+    d_out: torch.Tensor,
+    d_lse: torch.Tensor | None,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    sinks: torch.Tensor | None,
+    *settings: Any,
+) -> tuple[torch.Tensor, ...]:
+    d_sinks = lse.new_empty(0 if sinks is None else q.shape[2])
+    return *map(empty_contiguous_like, (q, k, v)), d_sinks
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+    q, k, v, sinks, cu_seqlens, cu_seqlens_k, *ctx.settings = inputs
+    ctx.save_for_backward(q, k, v, *output, sinks, cu_seqlens, cu_seqlens_k)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(
+    ctx: Any, d_out: torch.Tensor | None, d_lse: torch.Tensor | None
+) -> tuple[torch.Tensor | None, ...]:
+    registry.refuse_second_derivative("attention")
+    no_settings = (None,) * 6
+    if d_out is None and d_lse is None:
+        return None, None, None, None, *no_settings
+    q, k, v, out, lse, sinks, *ends = ctx.saved_tensors
+    d_out = torch.zeros_like(out) if d_out is None else d_out
+    gradients = torch.ops.megafm.attention_backward(
+        d_out, d_lse, q, k, v, out, lse, sinks, *ends, *ctx.settings
+    )
+    d_sinks = None if sinks is None else gradients[3]
+    return *gradients[:3], d_sinks, *no_settings

@@ -43,7 +43,8 @@ void softmax_block(const AttentionShape& shape, State& state, int32_t key, int64
           score = cap_score(score, shape.softcap);
         }
         if (masked) {
-          score = mask_score(score, state.lanes, lane, key + static_cast<int32_t>(j + u));
+          const ivec seen = sees(state.lanes, lane, key + static_cast<int32_t>(j + u));
+          score = seen ? score : vec{} - __builtin_inff();
         }
         if (capped || masked) {
           at = score;
@@ -120,8 +121,9 @@ void end_rows(const AttentionForward<T>& at, const State& state) {
     }
     const bool none = most == -__builtin_inff() && total == 0;
     scale = none ? 0 : scale / total;
+    const bool infinite = none || most == __builtin_inff();  // then total says nothing
     at.lse[head * shape.seq_q + row / shape.group] =
-        none ? -__builtin_inff() : most + __builtin_logf(total);
+        infinite ? most : most + __builtin_logf(total);
     T* to = row_data(at.out, row, shape.group);
     const float* from = state.out + lane * ld_v;
 #pragma omp simd

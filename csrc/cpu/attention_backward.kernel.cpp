@@ -92,18 +92,20 @@ void softmax_block(const AttentionShape& shape, const Lanes& lanes, const Buffer
     for (int64_t lane = 0; lane < lanes.count; lane += vec_width) {
       vec& score = at_vec(at.scores + j * lane_count + lane);
       vec& d_score = at_vec(at.d_scores + j * lane_count + lane);
-      vec slope{}, seen = score;
+      vec slope{}, logit = score;
       if (capped) {
-        seen = cap_score(score, shape.softcap);
-        slope = 1.0f - (seen / shape.softcap) * (seen / shape.softcap);
+        logit = cap_score(score, shape.softcap);
+        slope = 1.0f - (logit / shape.softcap) * (logit / shape.softcap);
       }
-      if (masked) {
-        seen = mask_score(seen, lanes, lane, key + static_cast<int32_t>(j));
-      }
-      score = exp(seen - at_vec(at.lse + lane));
+      score = exp(logit - at_vec(at.lse + lane));
       d_score = score * (d_score - at_vec(at.delta + lane));
       if (capped) {
         d_score *= slope;
+      }
+      if (masked) {  // last: the lse of the lane may be NaN
+        const ivec seen = sees(lanes, lane, key + static_cast<int32_t>(j));
+        score = seen ? score : vec{};
+        d_score = seen ? d_score : vec{};
       }
     }
   }

@@ -117,11 +117,11 @@ static inline int32_t block_begin(int32_t key) {
   return key / static_cast<int32_t>(key_block) * static_cast<int32_t>(key_block);
 }
 
-// -inf for the lanes that do not see the key.
-static inline vec mask_score(vec score, const Lanes& lanes, int64_t lane, int32_t key) {
+// The lanes that see the key.
+static inline ivec sees(const Lanes& lanes, int64_t lane, int32_t key) {
   const ivec first = *reinterpret_cast<const ivec*>(lanes.first + lane);
   const ivec last = *reinterpret_cast<const ivec*>(lanes.last + lane);
-  return (first <= key) & (last > key) ? score : vec{} - __builtin_inff();
+  return (first <= key) & (last > key);
 }
 
 static inline vec cap_score(vec score, float softcap) {

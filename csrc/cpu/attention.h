@@ -89,9 +89,9 @@ struct AttentionDelta {
   /* (seq_q * group, dim rounded up to 16) floats aligned to vectors, short of the scale. */ \
   template <typename T>                                                              \
   void attention_backward(const AttentionBackward<T>&, int64_t key, float* d_q, float* buffer); \
-  /* d_q = scale * the sum of `parts`, part_stride floats apart. */                  \
+  /* d_q = scale * the sum of `parts`, part_stride apart; overwrites the first part. */\
   template <typename T>                                                              \
-  void attention_sum_parts(const AttentionShape& shape, const float* parts, int64_t count, \
+  void attention_sum_parts(const AttentionShape& shape, float* parts, int64_t count, \
                            int64_t part_stride, const RowsView<T>& d_q, int64_t begin, int64_t end); \
   /* Fills delta; the answer is the gradient of the head's sink. */                  \
   template <typename T>                                                              \

@@ -20,7 +20,7 @@ Sizes sizes_of(const AttentionShape& shape) {
 // The state of the online softmax of one Lanes.
 struct State {
   Lanes lanes;
-  float* queries;  // dim x lane_count, scaled
+  float* queries;  // ld_k x lane_count, scaled
   float* out;      // lane_count x ld_v
   float* most;     // (lane_count,) largest score so far
   float* total;    // sum of exp(score - most)
@@ -89,13 +89,15 @@ void attend_block(const AttentionShape& shape, State& state, const float* keys,
 }
 
 template <typename T>
-State begin_rows(const AttentionForward<T>& at, int64_t row, int64_t end, Arena& arena) {
+State begin_rows(const AttentionForward<T>& at, int64_t row, int64_t end, float* packed,
+                 Arena& arena) {
   const AttentionShape& shape = at.shape;
-  const int64_t ld_v = sizes_of(shape).ld_v;
-  State state{make_lanes(shape, row, end),      arena.take(shape.dim * lane_count),
+  const auto [ld_k, ld_v] = sizes_of(shape);
+  State state{make_lanes(shape, row, end), arena.take(ld_k * lane_count),
               arena.take(lane_count * ld_v), arena.take(lane_count),
               arena.take(lane_count),        arena.take(lane_count)};
-  pack_lanes(at.q, state.lanes, shape.group, shape.dim, shape.scale, state.queries);
+  pack_rows(at.q, state.lanes, shape.group, shape.dim, ld_k, shape.scale, packed);
+  transpose_rows(packed, ld_k, state.lanes.count, state.queries);
   for (int64_t i = 0; i < lane_count * ld_v; ++i) {
     state.out[i] = 0;
   }
@@ -137,8 +139,9 @@ void end_rows(const AttentionForward<T>& at, const State& state) {
 
 int64_t attention_buffer(const AttentionShape& shape) {
   const auto [ld_k, ld_v] = sizes_of(shape);
-  const int64_t state = round_up(shape.dim, column_multiple) + ld_v + 3;
-  return shape.key_chunk * (ld_k + ld_v) + lane_count * (key_block + groups_per_task * state);
+  const int64_t state = ld_k + ld_v + 3;
+  const int64_t per_lane = key_block + ld_k + groups_per_task * state;
+  return shape.key_chunk * (ld_k + ld_v) + lane_count * per_lane;
 }
 
 template <typename T>
@@ -149,11 +152,12 @@ void attention_forward(const AttentionForward<T>& at, int64_t begin, int64_t end
   float* keys = arena.take(shape.key_chunk * ld_k);
   float* values = arena.take(shape.key_chunk * ld_v);
   float* scores = arena.take(key_block * lane_count);
+  float* packed = arena.take(lane_count * ld_k);  // rows, before they are transposed
   State states[groups_per_task];
   int64_t groups = 0;
   int32_t first = INT32_MAX, last = 0;
   for (int64_t row = begin; row < end; row += lane_count) {
-    State& state = states[groups++] = begin_rows(at, row, end, arena);
+    State& state = states[groups++] = begin_rows(at, row, end, packed, arena);
     first = state.lanes.begin < first ? state.lanes.begin : first;
     last = state.lanes.end > last ? state.lanes.end : last;
   }

@@ -121,7 +121,7 @@ void fill_gradients(AttentionProblem& problem, const Tensor& d_out, const Tensor
       const int64_t stacked = task / runs, begin = task % runs * lane_count;
       const auto d_q = rows_view<T>(to.d_q, stacked / problem.kv_heads, stacked % problem.kv_heads,
                                     shape.group);
-      sum_parts(shape, data<float>(shared) + stacked * parts * part_floats, parts, part_floats,
+      sum_parts(shape, mutable_data<float>(shared) + stacked * parts * part_floats, parts, part_floats,
                 d_q, begin, std::min(rows, begin + lane_count));
     });
   }

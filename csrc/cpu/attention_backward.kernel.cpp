@@ -50,30 +50,13 @@ Buffers take_buffers(const AttentionShape& shape, float* buffer) {
           arena.take(lane_count)};
 }
 
-// The rows of `lanes` times `factor`, lanes x ld, zeros beyond.
-template <typename T>
-void pack_rows(const RowsView<const T>& view, const Lanes& lanes, int64_t group, int64_t dim,
-               int64_t ld, float factor, float* to) {
-  for (int64_t lane = 0; lane < lanes.count; ++lane, to += ld) {
-    const int64_t used = lane < lanes.rows ? dim : 0;
-    const T* from = used == 0 ? nullptr : row_data(view, lanes.row + lane, group);
-#pragma omp simd
-    for (int64_t d = 0; d < used; ++d) {
-      to[d] = load(from[d]) * factor;
-    }
-    for (int64_t d = used; d < ld; ++d) {
-      to[d] = 0;
-    }
-  }
-}
-
 template <typename T>
 void load_rows(const AttentionBackward<T>& at, const Lanes& lanes, const Buffers& to) {
   const AttentionShape& shape = at.shape;
   pack_rows(at.q, lanes, shape.group, shape.dim, to.ld_k, shape.scale, to.queries);
   pack_rows(at.d_out, lanes, shape.group, shape.dim_v, to.ld_v, 1, to.d_out);
-  pack_lanes(at.q, lanes, shape.group, shape.dim, shape.scale, to.queries_t);
-  pack_lanes(at.d_out, lanes, shape.group, shape.dim_v, 1, to.d_out_t);
+  transpose_rows(to.queries, to.ld_k, lanes.count, to.queries_t);
+  transpose_rows(to.d_out, to.ld_v, lanes.count, to.d_out_t);
   for (int64_t lane = 0; lane < lanes.count; ++lane) {
     const int64_t row = lanes.row + lane;
     const int64_t at_row = row % shape.group * shape.seq_q + row / shape.group;
@@ -185,19 +168,22 @@ void attention_backward(const AttentionBackward<T>& at, int64_t key, float* d_q,
 }
 
 template <typename T>
-void attention_sum_parts(const AttentionShape& shape, const float* parts, int64_t count,
+void attention_sum_parts(const AttentionShape& shape, float* parts, int64_t count,
                          int64_t part_stride, const RowsView<T>& d_q, int64_t begin, int64_t end) {
   const int64_t ld = round_up(shape.dim, column_multiple);
   for (int64_t row = begin; row < end; ++row) {
-    const float* from = parts + row * ld;
+    float* sum = parts + row * ld;
+    for (int64_t part = 1; part < count; ++part) {
+      const float* addend = sum + part * part_stride;
+#pragma omp simd
+      for (int64_t d = 0; d < shape.dim; ++d) {
+        sum[d] += addend[d];
+      }
+    }
     T* to = row_data(d_q, row, shape.group);
 #pragma omp simd
     for (int64_t d = 0; d < shape.dim; ++d) {
-      float sum = from[d];
-      for (int64_t part = 1; part < count; ++part) {
-        sum += from[part * part_stride + d];
-      }
-      store(to[d], sum * shape.scale);
+      store(to[d], sum[d] * shape.scale);
     }
   }
 }
@@ -223,7 +209,7 @@ float attention_delta(const AttentionDelta<T>& at, float sink) {
 
 #define MEGAFM_INSTANTIATE(T)                                                                 \
   template void attention_backward(const AttentionBackward<T>&, int64_t, float*, float*);     \
-  template void attention_sum_parts(const AttentionShape&, const float*, int64_t, int64_t,    \
+  template void attention_sum_parts(const AttentionShape&, float*, int64_t, int64_t,    \
                                     const RowsView<T>&, int64_t, int64_t);                    \
   template float attention_delta(const AttentionDelta<T>&, float);
 MEGAFM_INSTANTIATE(float)

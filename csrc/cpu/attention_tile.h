@@ -7,6 +7,7 @@
 
 #include "cpu/attention.h"
 #include "cpu/gemm_tile.h"
+#include "cpu/transpose_tile.h"
 #include "cpu/vector_math.h"
 
 namespace megafm::cpu::MEGAFM_ISA {
@@ -95,19 +96,28 @@ static void pack_keys(const HeadView<const T>& view, int64_t begin, int64_t coun
   }
 }
 
-// The rows of `lanes` times `factor`, transposed: dim x lanes, lane_count apart.
+// The rows of `lanes` times `factor`, lanes x ld, zeros beyond.
 template <typename T>
-static void pack_lanes(const RowsView<const T>& view, const Lanes& lanes, int64_t group,
-                       int64_t dim, float factor, float* to) {
-  for (int64_t lane = 0; lane < lanes.rows; ++lane) {
-    const T* from = row_data(view, lanes.row + lane, group);
-    for (int64_t d = 0; d < dim; ++d) {
-      to[d * lane_count + lane] = load(from[d]) * factor;
+static void pack_rows(const RowsView<const T>& view, const Lanes& lanes, int64_t group, int64_t dim,
+                      int64_t ld, float factor, float* to) {
+  for (int64_t lane = 0; lane < lanes.count; ++lane, to += ld) {
+    const int64_t used = lane < lanes.rows ? dim : 0;
+    const T* from = used == 0 ? nullptr : row_data(view, lanes.row + lane, group);
+#pragma omp simd
+    for (int64_t d = 0; d < used; ++d) {
+      to[d] = load(from[d]) * factor;
+    }
+    for (int64_t d = used; d < ld; ++d) {
+      to[d] = 0;
     }
   }
-  for (int64_t lane = lanes.rows; lane < lanes.count; ++lane) {
-    for (int64_t d = 0; d < dim; ++d) {
-      to[d * lane_count + lane] = 0;
+}
+
+// Packed rows (lanes x ld) to columns (ld x lanes, lane_count apart).
+static void transpose_rows(const float* rows, int64_t ld, int64_t lanes, float* to) {
+  for (int64_t lane = 0; lane < lanes; lane += vec_width) {
+    for (int64_t d = 0; d < ld; d += vec_width) {
+      transpose_tile(rows + lane * ld + d, ld, to + d * lane_count + lane, lane_count);
     }
   }
 }

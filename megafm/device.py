@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from megafm.ops.processor import has_bf16_units
 from megafm.parallel import world
 
 # Dense peak rates in FLOP/s from the vendors' datasheets, by a part of the device's name.
@@ -64,7 +65,7 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
 def has_bf16_matmul(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return has_bf16_units()
 
 
 def device_name(device: torch.device) -> str:

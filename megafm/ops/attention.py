@@ -19,6 +19,7 @@ from megafm.ops.adapters import transformer_engine
 from megafm.ops.autocast import autocast_dtype
 from megafm.ops.blockwise_attention import Layout, blockwise_attention
 from megafm.ops.cpp import attention as cpp
+from megafm.ops.processor import has_bf16_units
 
 Attended = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
@@ -222,7 +223,7 @@ def _blockwise_refuses(
 
 
 def _blockwise_unavailable() -> str | None:
-    if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+    if has_bf16_units():
         return None
     return "this CPU has no bf16 matrix instructions"
 

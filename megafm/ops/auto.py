@@ -7,13 +7,13 @@ yet: they name torch's own kernels.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from megafm.ops.processor import mkl_leaves_avx512_idle
 
 DEVICES = ("cpu", "cuda")
 DTYPES = (torch.float32, torch.bfloat16)  # that models train and infer in
@@ -42,20 +42,11 @@ class Rule:
         return dtype_fits and (not self.shapes or shape in self.shapes)
 
 
-@functools.cache
-def mkl_leaves_avx512_idle() -> bool:
-    """Whether this CPU has AVX-512 and another vendor than Intel: MKL then runs its AVX2 code."""
-    try:
-        described = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return False
-    return "GenuineIntel" not in described and "avx512f" in described
-
-
 # op -> its rules; the first that holds counts.
 AUTO: dict[str, tuple[Rule, ...]] = {
     "attention": (
-        Rule("cpu", ("torch", "sdpa")),
+        Rule("cpu", ("sdpa", "cpu"), shapes=("decode",)),
+        Rule("cpu", ("cpu", "torch", "sdpa")),
         Rule("cuda", ("sdpa",)),
     ),
     "rms_norm": (
@@ -63,11 +54,11 @@ AUTO: dict[str, tuple[Rule, ...]] = {
         Rule("cuda", ("torch",)),
     ),
     "linear": (Rule("cpu", ("onednn",), (torch.float32,), ("large",), mkl_leaves_avx512_idle),),
-    "rope": (),
-    "swiglu": (),
-    "cross_entropy": (),
+    "rope": (Rule("cpu", ("cpu",)),),
+    "swiglu": (Rule("cpu", ("cpu",)),),
+    "cross_entropy": (Rule("cpu", ("cpu",)),),
     "linear_cross_entropy": (
-        Rule("cpu", ("torch",)),
+        Rule("cpu", ("cpu", "torch")),
         Rule("cuda", ("torch",)),
     ),
     "adamw": (

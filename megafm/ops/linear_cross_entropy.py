@@ -31,6 +31,7 @@ from megafm.ops.cross_entropy import (
     token_stats,
 )
 from megafm.ops.linear import linear
+from megafm.ops.processor import has_bf16_units
 
 # Size of a chunk's logits in fp32: on a CPU a share of the last-level cache.
 CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}
@@ -255,13 +256,8 @@ def _wide(x: torch.Tensor) -> torch.dtype:
 
 def _matmul_dtype(hidden: torch.Tensor) -> torch.dtype:
     """fp32 for bf16 where the CPU has no bf16 units: its bf16 products run at a quarter of fp32."""
-    slow = hidden.device.type == "cpu" and hidden.dtype == torch.bfloat16 and not _bf16_units()
+    slow = hidden.device.type == "cpu" and hidden.dtype == torch.bfloat16 and not has_bf16_units()
     return torch.float32 if slow else hidden.dtype
-
-
-@torch.compiler.assume_constant_result
-def _bf16_units() -> bool:
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _chunk_size(hidden: torch.Tensor, vocab: int) -> int:

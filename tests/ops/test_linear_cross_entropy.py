@@ -77,7 +77,7 @@ def test_error_rule(
     bf16_units: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_bf16_units", lambda: bf16_units)
+    monkeypatch.setattr(module, "has_bf16_units", lambda: bf16_units)
     hidden, weight, targets = make()
 
     def ours(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -154,7 +154,8 @@ def test_backends_lists_every_op_with_its_pick_and_reasons() -> None:
     table = ops.backends()
     assert set(table) == set(auto.AUTO) == {f.name for f in OpsConfig.__dataclass_fields__.values()}
     attention = table["attention"]
-    able = [name for name in auto.AUTO["attention"][0].order if not attention.why_not[name]]
+    names = auto.order("attention", "cpu", torch.float32, "sequence")
+    able = [name for name in names if not attention.why_not[name]]
     assert attention.pick["cpu"]["float32 sequence"] == able[0]
     assert attention.why_not["reference"] is None
     assert "apex" in attention.absent and attention.why_not["apex"]

@@ -26,7 +26,7 @@ class RankPool:
         """Raises AssertionError with the traceback of the first failing rank."""
         while len(self._workers) < world_size:
             self._workers.append(_start())
-        port = _free_port()
+        port = free_port()
         connections = [connection for _, connection in self._workers[:world_size]]
         for rank, connection in enumerate(connections):
             connection.send((function, rank, world_size, port, arguments))
@@ -81,7 +81,7 @@ def _serve(connection: Connection) -> None:
         connection.send(answer)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -1,5 +1,6 @@
 """Checkpoints: sharded safetensors, written by any data-parallel layout and read by any other."""
 
+from megafm.checkpoint.background import BackgroundSaver
 from megafm.checkpoint.info import CheckpointInfo
 from megafm.checkpoint.store import (
     checkpoints,
@@ -12,6 +13,7 @@ from megafm.checkpoint.store import (
 )
 
 __all__ = [
+    "BackgroundSaver",
     "CheckpointInfo",
     "checkpoints",
     "latest",

@@ -37,11 +37,18 @@ def latest(run_dir: str | Path) -> Path | None:
     return found[-1] if found else None
 
 
-def save(run_dir: str | Path, tensors: dict[str, torch.Tensor], info: CheckpointInfo) -> Path:
+def save(
+    run_dir: str | Path,
+    tensors: dict[str, torch.Tensor],
+    info: CheckpointInfo,
+    *,
+    group: dist.ProcessGroup | None = None,
+) -> Path:
     """Write a checkpoint from every rank; returns its folder.
 
     Args:
         tensors: by name; a DTensor is written as this rank's shard, a plain tensor once.
+        group: of all ranks, that they meet in; None is the default one.
 
     Raises:
         OSError: the disk is full or not writable; the checkpoints before this one are untouched.
@@ -53,16 +60,17 @@ def save(run_dir: str | Path, tensors: dict[str, torch.Tensor], info: Checkpoint
             shutil.rmtree(left, ignore_errors=True)
         with _disk_errors(final, partial):
             partial.mkdir(parents=True)
-    world.barrier()
+    world.barrier(group)
     with _disk_errors(final, partial), _quiet():
         writer = dcp.HuggingFaceStorageWriter(str(partial), save_distributed=True)
-        dcp.save(tensors, storage_writer=writer, no_dist=not dist.is_initialized())
+        alone = not dist.is_initialized()
+        dcp.save(tensors, storage_writer=writer, process_group=group, no_dist=alone)
     if world.rank() == 0:
         with _disk_errors(final, partial):
             info.with_files(partial).write(partial)
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
-    world.barrier()
+    world.barrier(group)
     return final
 
 

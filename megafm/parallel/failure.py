@@ -70,7 +70,8 @@ class FailureWatch:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         try:
-            if error is not None and not isinstance(error, SystemExit):
+            # a stop comes to every rank, each of which ends by itself
+            if error is not None and not isinstance(error, SystemExit | KeyboardInterrupt):
                 self._failed(error)
         finally:
             signal.signal(signal.SIGTERM, self._previous)

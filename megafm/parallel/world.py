@@ -57,6 +57,6 @@ def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
-def barrier() -> None:
+def barrier(group: dist.ProcessGroup | None = None) -> None:
     if world_size() > 1:
-        dist.barrier()
+        dist.barrier(group)

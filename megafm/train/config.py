@@ -118,10 +118,13 @@ class CheckpointConfig:
     Attributes:
         every: steps between checkpoints; the last step is always saved.
         keep: how many checkpoints stay on disk.
+        asynchronous: write while training goes on, from a copy in host memory; an error in writing
+            ends the run at the next checkpoint.
     """
 
     every: int = 200
     keep: int = 2
+    asynchronous: bool = False
 
     def __post_init__(self) -> None:
         for name in ("every", "keep"):

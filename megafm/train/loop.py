@@ -42,7 +42,7 @@ def train(job: TrainJob) -> None:
                 if last or (job.train.eval_every and run.step % job.train.eval_every == 0):
                     evaluate(run, metrics)
                 if last or stopping or run.step % job.checkpoint.every == 0:
-                    run.save()
+                    run.save(wait=last or stopping)
                 if stopping and not last:
                     run.say(f"stopped by a signal after step {run.step}, which is saved")
                     raise SystemExit(stop.exit_code)

@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 import megafm
 from megafm import checkpoint, ops
-from megafm.checkpoint import CheckpointInfo
+from megafm.checkpoint import BackgroundSaver, CheckpointInfo
 from megafm.checkpoint.info import git_commit
 from megafm.checkpoint.store import model_tensors
 from megafm.config import config_hash, to_dict, to_yaml
@@ -61,6 +61,7 @@ class Run:
     token_bytes: torch.Tensor
     tokenizer_hash: str
     snapshot_id: str
+    saver: BackgroundSaver | None
     step: int = 0
     samples: int = 0
 
@@ -84,7 +85,12 @@ class Run:
         """All state that training changes, by checkpoint name."""
         return {**model_tensors(self.model), **optimizer_tensors(self.stepped, self.optimizer)}
 
-    def save(self) -> None:
+    def save(self, *, wait: bool = True) -> None:
+        """Write a checkpoint, and return when it is complete if `wait`.
+
+        Raises:
+            OSError: this one or, in the background, the one before could not be written.
+        """
         info = CheckpointInfo(
             model=self.job.model,
             step=self.step,
@@ -98,8 +104,13 @@ class Run:
             megafm_version=megafm.__version__,
             torch_version=torch.__version__,
         )
-        checkpoint.save(self.job.run.dir, self.tensors(), info)
-        checkpoint.remove_old(self.job.run.dir, self.job.checkpoint.keep)
+        if self.saver is None:
+            checkpoint.save(self.job.run.dir, self.tensors(), info)
+            checkpoint.remove_old(self.job.run.dir, self.job.checkpoint.keep)
+        else:
+            self.saver.save(self.job.run.dir, self.tensors(), info, self.job.checkpoint.keep)
+            if wait:
+                self.saver.wait()
 
     def metrics(self) -> AbstractContextManager[MetricsLog | None]:
         """Rank 0 records; the others have nothing to say."""
@@ -138,8 +149,8 @@ def open_run(job: TrainJob) -> Iterator[Run]:
     ops.configure(job.ops)
     with world.process_group(device, parallel.timeout_s):
         mesh = build_mesh(parallel, device.type) if world.world_size() > 1 else None
-        with _only_writer(job.run.dir):
-            run = _build(job, device, precision, parallel, mesh)
+        with _only_writer(job.run.dir), _saver(job) as saver:
+            run = _build(job, device, precision, parallel, mesh, saver)
             _introduce(run)
             _write_identity(run)
             yield run
@@ -177,12 +188,19 @@ def _only_writer(run_dir: str) -> Iterator[None]:
         yield
 
 
+def _saver(job: TrainJob) -> AbstractContextManager[BackgroundSaver | None]:
+    if job.checkpoint.asynchronous:
+        return BackgroundSaver(job.parallel.timeout_s)
+    return nullcontext(None)
+
+
 def _build(
     job: TrainJob,
     device: torch.device,
     precision: torch.dtype,
     parallel: ParallelConfig,
     mesh: DeviceMesh | None,
+    saver: BackgroundSaver | None,
 ) -> Run:
     tokenizer = Tokenizer.load(job.tokenizer.dir)
     check_tokenizer(job.data.dir, tokenizer)
@@ -214,6 +232,7 @@ def _build(
         token_bytes=torch.from_numpy(tokenizer.token_bytes()),
         tokenizer_hash=tokenizer.hash,
         snapshot_id=Manifest.load(job.data.dir).snapshot_id,
+        saver=saver,
     )
     _resume(run)
     return run

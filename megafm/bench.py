@@ -23,6 +23,7 @@ class BenchJob:
         providers: of suite=ops, parts of names such as "megafm" or "compiled"; empty is all.
         threads: CPU threads to measure at; ignored on a GPU.
         dtypes: fp32, bf16.
+        clock: wall, or cpu: the process's own time, for one thread on a machine that others use.
         quick: one tiny shape and few rounds: does it run at all?
         seconds: to spend on each case (op, shape, dtype, threads, forward or with backward).
         out: folder of the results; None is benchmarks/results/SUITE of the checkout.
@@ -35,6 +36,7 @@ class BenchJob:
     device: str = "auto"
     threads: tuple[int, ...] = (1, 2)
     dtypes: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
+    clock: Literal["wall", "cpu"] = "wall"
     quick: bool = False
     seconds: float = 3.0
     out: str | None = None
@@ -44,6 +46,8 @@ class BenchJob:
             raise ValueError(f"threads={list(self.threads)}: set at least 1, such as [1,2]")
         if not self.dtypes:
             raise ValueError("dtypes=[]: nothing to measure; set [fp32,bf16]")
+        if self.clock == "cpu" and (self.threads != (1,) or self.device == "cuda"):
+            raise ValueError("clock=cpu: adds up all threads; set threads=[1] and device=cpu")
         if self.seconds <= 0:
             raise ValueError(f"seconds={self.seconds}: must be above 0")
 

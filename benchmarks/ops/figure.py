@@ -30,7 +30,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
     rows = list(dict.fromkeys((cell["mode"], cell["dtype"]) for cell in cells))
     columns = list(dict.fromkeys(cell["threads"] for cell in cells))
     num_shapes = len({cell["shape"] for cell in cells})
-    size = (len(columns) * max(4.2, 0.62 * num_shapes + 1.2), 2.3 * len(rows) + 1.2)
+    width = len(columns) * max(4.2, 0.5 * num_shapes + 1.2)
+    size = (max(8.4, width), 2.3 * len(rows) + 1.2)
     options = {"figsize": size, "squeeze": False, "sharex": True}
     figure, panels = plt.subplots(len(rows), len(columns), layout="constrained", **options)
     for panel_row, (mode, dtype) in zip(panels, rows, strict=True):
@@ -60,7 +61,8 @@ def _panel(panel: Axes, op: str, cells: list[dict[str, Any]]) -> None:
             continue
         label = "megafm (the backend that auto picks)"
         panel.bar(x, summary.ratio, 0.6, color=OURS_COLOUR, label=label)
-        panel.text(x, 0, f"{summary.ratio:.2f}x", ha="center", va="bottom", fontsize=8)
+        place = {"xy": (x, max(1, summary.ratio)), "xytext": (0, 4), "ha": "center"}
+        panel.annotate(f"{summary.ratio:.2f}", **place, textcoords="offset points", fontsize=8)
         if summary.bar:
             panel.hlines(summary.bar, x - 0.4, x + 0.4, "#111111", "dashed", label="bar to reach")
         best = summary.ours * summary.ratio
@@ -74,4 +76,4 @@ def _panel(panel: Axes, op: str, cells: list[dict[str, Any]]) -> None:
     panel.set_xticks(range(len(cells)), [c["shape"] for c in cells], rotation=35, ha="right")
     panel.tick_params(labelsize=8)
     panel.spines[["top", "right"]].set_visible(False)
-    panel.margins(y=0.1)
+    panel.margins(y=0.15)

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.machine import ROOT, provenance, slug
 from benchmarks.ops import OPS, figure, load, memory, report
 from benchmarks.ops.op import DTYPES, Op
-from benchmarks.worker import TUNED_MALLOC, Worker
+from benchmarks.worker import CLOCK, TUNED_MALLOC, Worker
 from megafm.bench import BenchJob, choose
 from megafm.device import resolve_device
 
@@ -49,10 +49,12 @@ def run(job: BenchJob) -> None:
 
 def measure(job: BenchJob, op: Op, device: torch.device, progress: Progress, task: Any) -> dict:
     """The result of one op, as its JSON file holds it."""
-    result = {"op": op.name} | provenance(device) | {"ceilings": [], "cells": []}
+    result = (
+        {"op": op.name, "clock": job.clock} | provenance(device) | {"ceilings": [], "cells": []}
+    )
     shapes = op.quick if job.quick else op.shapes
     for threads in _threads(job, device):
-        with _workers(device, threads) as workers:
+        with _workers(device, threads, job.clock) as workers:
             for dtype in _dtypes(job, op):
                 ceiling = workers["tuned"].ask("ceilings", dtype=dtype)
                 result["ceilings"].append({"threads": threads, "dtype": dtype} | ceiling)
@@ -83,13 +85,13 @@ def _dtypes(job: BenchJob, op: Op) -> list[str]:
 
 
 @contextlib.contextmanager
-def _workers(device: torch.device, threads: int) -> Iterator[dict[str, Worker]]:
+def _workers(device: torch.device, threads: int, clock: str) -> Iterator[dict[str, Worker]]:
     """Measuring processes by allocator setting; a GPU has an allocator of its own."""
     settings = {"tuned": TUNED_MALLOC}
     if device.type == "cpu":
         settings["default"] = {}
     common = {"BENCH_DEVICE": str(device), "BENCH_THREADS": str(threads)}
-    common["OMP_NUM_THREADS"] = str(threads)
+    common |= {"OMP_NUM_THREADS": str(threads), CLOCK: clock}
     with contextlib.ExitStack() as stack:
         yield {
             name: stack.enter_context(Worker("benchmarks.ops.worker", common | environment))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable
 
 import torch
 
+from benchmarks.worker import clock
 from megafm import ops
 
 FLUSH_BYTES = 256 << 20  # more than any L2
@@ -21,10 +21,10 @@ def timer(device: torch.device) -> Callable[[Callable[[], object], int], float]:
 def cpu_seconds(run: Callable[[], object], repeats: int) -> float:
     gc.disable()
     try:
-        start = time.perf_counter()
+        start = clock()
         for _ in range(repeats):
             run()
-        return (time.perf_counter() - start) / repeats
+        return (clock() - start) / repeats
     finally:
         gc.enable()
 

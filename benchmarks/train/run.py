@@ -20,7 +20,7 @@ from rich.console import Console
 from benchmarks.machine import ROOT, provenance, slug
 from benchmarks.train import report
 from benchmarks.train.providers import FULL, NAMES, OURS, QUICK, missing
-from benchmarks.worker import TUNED_MALLOC, Worker, WorkerError
+from benchmarks.worker import CLOCK, TUNED_MALLOC, Worker, WorkerError
 from megafm.bench import BenchJob, choose
 from megafm.model import num_parameters
 
@@ -62,7 +62,11 @@ def run(job: BenchJob) -> None:
     device = torch.device("cpu")
     console = Console()
     size = QUICK if job.quick else FULL
-    result = provenance(device) | {"parameters": num_parameters(size.model), "cases": []}
+    result = provenance(device) | {
+        "clock": job.clock,
+        "parameters": num_parameters(size.model),
+        "cases": [],
+    }
     result |= {"tokens_per_step": size.batch * size.seq_len, "missing": {}}
     for dtype in job.dtypes:
         for cores in job.threads:
@@ -88,7 +92,7 @@ def measure(
     with contextlib.ExitStack() as stack:
         for name in names:
             for threads, ranks in LAYOUTS[cores]:
-                entrant = _start(name, threads, ranks, dtype, job.quick, result, console)
+                entrant = _start(name, threads, ranks, dtype, job, result, console)
                 if entrant is not None:
                     stack.callback(entrant.close)
                     entrants.append(entrant)
@@ -110,7 +114,7 @@ def _start(
     threads: int,
     ranks: int,
     dtype: str,
-    quick: bool,
+    job: BenchJob,
     result: dict[str, Any],
     console: Console,
 ) -> Entrant | None:
@@ -118,10 +122,10 @@ def _start(
     label = f"{name}, {threads} threads x {ranks} ranks"
     reason = missing(name)
     if reason is None:
-        entrant = Entrant(name, threads, ranks, _spawn(threads, ranks), [], [])
+        entrant = Entrant(name, threads, ranks, _spawn(threads, ranks, job.clock), [], [])
         try:
             started = time.monotonic()
-            counts = entrant.ask("build", name=name, dtype=dtype, quick=quick)
+            counts = entrant.ask("build", name=name, dtype=dtype, quick=job.quick)
             if set(counts) == {result["parameters"]}:
                 entrant.step()
                 entrant.step()
@@ -140,13 +144,14 @@ def _start(
     return None
 
 
-def _spawn(threads: int, ranks: int) -> list[Worker]:
+def _spawn(threads: int, ranks: int, clock: str) -> list[Worker]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = TUNED_MALLOC | {
         "BENCH_THREADS": str(threads),
         "OMP_NUM_THREADS": str(threads),
+        CLOCK: clock,
         "WORLD_SIZE": str(ranks),
         "LOCAL_WORLD_SIZE": str(ranks),
         "MASTER_ADDR": "127.0.0.1",

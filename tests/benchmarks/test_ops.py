@@ -185,6 +185,12 @@ def test_without_a_checkout_it_says_what_to_do(tmp_path: Path) -> None:
         import_suite("ops", tmp_path)
 
 
+def test_the_cpu_clock_is_for_one_thread() -> None:
+    with pytest.raises(ValueError, match="clock=cpu.*threads=\\[1\\]"):
+        BenchJob(clock="cpu")
+    assert BenchJob(clock="cpu", threads=(1,)).clock == "cpu"
+
+
 def test_an_unknown_op_names_the_nearest() -> None:
     with pytest.raises(ValueError, match="did you mean rms_norm"):
         choose(("rmsnorm",), OPS)

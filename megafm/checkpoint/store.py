@@ -91,7 +91,10 @@ def load_tensors(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
             ) from error
         for name, tensor in tensors.items():
             if name not in saved:
-                raise ValueError(f"checkpoint {folder}: has no tensor {name!r}")
+                raise ValueError(
+                    f"checkpoint {folder}: has no tensor {name!r}; set model.* and optim.name as in "
+                    "the run's config.yaml"
+                )
             shape = tuple(saved[name].size)  # type: ignore[union-attr]
             if shape != tuple(tensor.shape):
                 raise ValueError(

@@ -211,9 +211,12 @@ class AdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for (step, *_), tensors in self._alike(group).items():
-                _step_lists(step, tensors, group)
+            self._step_group(group)
         return loss
+
+    def _step_group(self, group: dict[str, Any]) -> None:
+        for (step, *_), tensors in self._alike(group).items():
+            _step_lists(step, tensors, group)
 
     def _alike(self, group: dict[str, Any]) -> dict[tuple[Any, ...], list[list[torch.Tensor]]]:
         """Tensors that one call takes, by step, device and dtypes, with that step counted."""

@@ -62,16 +62,20 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW (Loshchilov and Hutter 2019); matrices decay, norms do not.
+    """AdamW (Loshchilov and Hutter 2019), or Muon (Jordan et al. 2024) for the matrices inside the
+    layers and AdamW for the rest; matrices decay, norms do not.
 
     Attributes:
+        momentum: of Muon.
         clip_grad_norm: the global gradient norm is scaled down to this; 0 is no clipping.
     """
 
+    name: Literal["adamw", "muon"] = "adamw"
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.1
+    momentum: float = 0.95
     clip_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
@@ -79,6 +83,8 @@ class OptimConfig:
             raise ValueError(f"optim.lr={self.lr}: must be a number above 0; set optim.lr=1e-3")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optim.betas={list(self.betas)}: each in [0, 1); set [0.9,0.95]")
+        if not 0 < self.momentum < 1:
+            raise ValueError(f"optim.momentum={self.momentum}: must be between 0 and 1; set 0.95")
         for name in ("eps", "weight_decay", "clip_grad_norm"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(

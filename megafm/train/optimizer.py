@@ -1,9 +1,10 @@
-"""AdamW over the model's parameters: its groups, its gradient clipping, its state by name."""
+"""The optimizer over the model's parameters: groups, gradient clipping, its state by name."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -12,19 +13,33 @@ from torch.distributed.tensor import DTensor
 
 from megafm import ops
 from megafm.train.config import OptimConfig
+from megafm.train.muon import Muon
 
 PREFIX = "optimizer."
 
 
 def build_optimizer(parameters: Mapping[str, nn.Parameter], config: OptimConfig) -> ops.AdamW:
-    """AdamW; weight decay on matrices only (not on norms and other vectors)."""
-    matrices = [p for p in parameters.values() if p.ndim >= 2]
+    """AdamW, or Muon for the matrices inside the layers and AdamW for the rest; weight decay on
+    matrices only (not on norms and other vectors)."""
     vectors = [p for p in parameters.values() if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return ops.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+    tables = [p for name, p in parameters.items() if p.ndim >= 2 and _is_table(name)]
+    matrices = [p for name, p in parameters.items() if p.ndim >= 2 and not _is_table(name)]
+    options: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "eps": config.eps}
+    no_decay = {"params": vectors, "weight_decay": 0.0}
+    if config.name == "muon":
+        groups = [
+            {"params": matrices, "momentum": config.momentum},
+            {"params": tables},
+            no_decay,
+        ]
+        return Muon(groups, weight_decay=config.weight_decay, **options)
+    groups = [{"params": tables + matrices}, no_decay]
+    return ops.AdamW(groups, weight_decay=config.weight_decay, **options)
+
+
+def _is_table(name: str) -> bool:
+    """Whether a matrix has a row for each token: embedding and head, which Muon is not for."""
+    return name.startswith(("embedding.", "head."))
 
 
 def clip_grad_norm(model: nn.Module, max_norm: float) -> torch.Tensor:
@@ -78,7 +93,7 @@ def optimizer_tensors(
 ) -> dict[str, torch.Tensor]:
     """The optimizer's state as `optimizer.STATE.PARAMETER`; that of step 0 before any step.
 
-    STATE is step, exp_avg, exp_avg_sq and, for a 16-bit parameter, master.
+    STATE is step, exp_avg, exp_avg_sq (Muon: momentum) and, for a 16-bit parameter, master.
     """
     optimizer.init_state()
     tensors = {}

@@ -92,8 +92,8 @@ def load_tensors(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
         for name, tensor in tensors.items():
             if name not in saved:
                 raise ValueError(
-                    f"checkpoint {folder}: has no tensor {name!r}; set model.* and optim.name as in "
-                    "the run's config.yaml"
+                    f"checkpoint {folder}: has no tensor {name!r}; "
+                    "set model.* and optim.name as in the run's config.yaml"
                 )
             shape = tuple(saved[name].size)  # type: ignore[union-attr]
             if shape != tuple(tensor.shape):

@@ -133,7 +133,7 @@ def inspect(kernel: Any, constants: dict[str, Any], case: Any, arch: int) -> Fou
         sass = run_tool("nvdisasm", "-c", file.name)
     taken = {key: int(value) for key, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage)}
     metadata = kernel.metadata
-    blocks = "x".join(str(v) for k, v in constants.items() if re.match("BLOCK_(?!.*DIM)", k))
+    blocks = "x".join(str(v) for k, v in constants.items() if re.match("BLOCK(?!.*DIM)", k))
     return Found(
         kernel=metadata.name,
         case=case.name,
@@ -152,7 +152,8 @@ def inspect(kernel: Any, constants: dict[str, Any], case: Any, arch: int) -> Fou
 
 @functools.cache
 def cases_of(module: str) -> list[Any]:
-    loaded = importlib.import_module(f"megafm.ops.triton.{module}")
+    name = module if "." in module else f"megafm.ops.triton.{module}"
+    loaded = importlib.import_module(name)
     return list(loaded.compile_cases()) if hasattr(loaded, "compile_cases") else []
 
 
@@ -196,7 +197,7 @@ def prepare_environment() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("ops", nargs="*", help="files of megafm/ops/triton; all, if none is named")
+    parser.add_argument("ops", nargs="*", help="as in megafm/ops/triton, or a module; none: all")
     parser.add_argument("--arch", type=int, action="append", choices=CHIPS, help="80, 90 or 100")
     parser.add_argument("--match", default="", help="only cases whose name holds this text")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")

@@ -119,22 +119,26 @@ def attention_backward_keys(
     value = load_rows(v + key_rows * v_seq + v_dims[None, :], keys, seq_k, True, V_DIM)
     d_key = tl.zeros((BLOCK_K, BLOCK_DIM), tl.float32)
     d_value = tl.zeros((BLOCK_K, BLOCK_V_DIM), tl.float32)
-    query_rows = queries.to(tl.int64)[:, None]
-    q_rows = q + batch * q_batch + query_rows * q_seq + dims[None, :]
-    d_out_rows = d_out + batch * d_out_batch + query_rows * d_out_seq + v_dims[None, :]
+    q_tile = queries[:, None] * q_seq.to(tl.int32) + dims[None, :]
+    d_out_tile = queries[:, None] * d_out_seq.to(tl.int32) + v_dims[None, :]
+    q_rows, d_out_rows = q + batch * q_batch + q_tile, d_out + batch * d_out_batch + d_out_tile
 
     # Over the heads and blocks in one loop: fewer live addresses than in two nested ones.
+    SPLIT: tl.constexpr = BLOCK_DIM + BLOCK_V_DIM <= 256  # else registers are few for two loops
+    if not SPLIT:
+        rest = full
     num_full, num_partial = rest - full, full - begin + end - rest
-    for index in range(0, group * num_full):
-        head = kv_head * group + index // num_full
-        start = (full + index % num_full) * BLOCK_Q
-        row = (batch * heads + head) * seq_q
-        d_key, d_value = _add_queries(
-            *(d_key, d_value, key, value),
-            *(q_rows + (head * q_head + start * q_seq), lse + row),
-            *(d_out_rows + (head * d_out_head + start * d_out_seq), delta + row),
-            *(start + queries, seq_q, low, high, scale, softcap, False, DIM, V_DIM),
-        )
+    if SPLIT:
+        for index in range(0, group * num_full):
+            head = kv_head * group + index // num_full
+            start = (full + index % num_full) * BLOCK_Q
+            row = (batch * heads + head) * seq_q
+            d_key, d_value = _add_queries(
+                *(d_key, d_value, key, value),
+                *(q_rows + (head * q_head + start * q_seq), lse + row),
+                *(d_out_rows + (head * d_out_head + start * d_out_seq), delta + row),
+                *(start + queries, seq_q, low, high, scale, softcap, False, DIM, V_DIM),
+            )
     for index in range(0, group * num_partial):
         head = kv_head * group + index // num_partial
         step = begin + index % num_partial
@@ -263,8 +267,8 @@ def attention_backward_queries(
     row = (batch * heads + head) * seq_q + queries
     log_total = tl.load(lse + row, mask=valid, other=0.0)[:, None]
     offset = tl.load(delta + row, mask=valid, other=0.0)[:, None]
-    k_rows = k + keys.to(tl.int64)[:, None] * k_seq + dims[None, :]
-    v_rows = v + keys.to(tl.int64)[:, None] * v_seq + v_dims[None, :]
+    k_rows = k + (keys[:, None] * k_seq.to(tl.int32) + dims[None, :])
+    v_rows = v + (keys[:, None] * v_seq.to(tl.int32) + v_dims[None, :])
     d_query = tl.zeros((BLOCK_Q, BLOCK_DIM), tl.float32)
 
     for block_k in range(full, rest):

@@ -74,8 +74,8 @@ def attention_forward(
     v += batch * v_batch + (head // group) * v_head
     q_rows = q + queries.to(tl.int64)[:, None] * q_seq + dims[None, :]
     query = load_rows(q_rows, queries, seq_q, True, DIM)  # (BLOCK_Q, BLOCK_DIM)
-    k_rows = k + keys.to(tl.int64)[:, None] * k_seq + dims[None, :]
-    v_rows = v + keys.to(tl.int64)[:, None] * v_seq + v_dims[None, :]
+    k_rows = k + (keys[:, None] * k_seq.to(tl.int32) + dims[None, :])
+    v_rows = v + (keys[:, None] * v_seq.to(tl.int32) + v_dims[None, :])
 
     if sinks is None:
         highest = tl.full((BLOCK_Q,), float("-inf"), tl.float32)

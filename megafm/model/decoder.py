@@ -25,16 +25,17 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from megafm import ops
 from megafm.model.cache import KVCache
 from megafm.model.config import ModelConfig
-from megafm.model.layers import Embedding, Linear, RMSNorm, RotaryTables
+from megafm.model.layers import Layers, RotaryTables, choose_layers
 
 
 def build(config: ModelConfig, mesh: DeviceMesh | None = None, *, seed: int = 0) -> Decoder:
     """A decoder on the default device, initialised from `seed` (on meta: shapes alone).
 
     Args:
-        mesh: of the ranks that share the model; data-parallel axes leave the layers as they are.
+        mesh: of the ranks that share the model; its axes choose the layers' classes, and
+            data-parallel ones leave them as they are.
     """
-    model = Decoder(config)
+    model = Decoder(config, choose_layers(mesh))
     if not model.embedding.weight.is_meta:
         model.init_weights(seed)
     return model
@@ -43,15 +44,18 @@ def build(config: ModelConfig, mesh: DeviceMesh | None = None, *, seed: int = 0)
 class Decoder(nn.Module):
     """tokens -> logits, or tokens and targets -> loss."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layers: Layers) -> None:
         super().__init__()
         self.config = config
-        self.embedding = Embedding(config.vocab_size, config.dim)
+        self.layers = layers
+        self.embedding = layers.embedding(config.vocab_size, config.dim)
         self.rotary = RotaryTables(config)
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
-        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.blocks = nn.ModuleList(
+            Block(config, layer, layers) for layer in range(config.num_layers)
+        )
+        self.norm = layers.norm(config.dim, config.norm_eps)
         if not config.tie_embeddings:
-            self.head = Linear(config.dim, config.vocab_size)
+            self.head = layers.column_linear(config.dim, config.vocab_size)
 
     def forward(
         self,
@@ -73,7 +77,7 @@ class Decoder(nn.Module):
             ValueError: the sequence, with the cache, is longer than model.max_seq_len.
         """
         hidden = self.hidden(tokens, positions, cu_seqlens, cache)
-        return ops.linear(hidden, self.head_weight)
+        return self.layers.logits(hidden, self.head_weight)
 
     def loss(
         self,
@@ -87,9 +91,7 @@ class Decoder(nn.Module):
         The logits never exist as a whole.
         """
         hidden = self.hidden(tokens, positions, cu_seqlens)
-        return ops.linear_cross_entropy(
-            hidden.flatten(0, -2), self.head_weight, targets.flatten(), reduction="sum"
-        )
+        return self.layers.loss(hidden.flatten(0, -2), self.head_weight, targets.flatten())
 
     def hidden(
         self,
@@ -111,12 +113,13 @@ class Decoder(nn.Module):
             x = block(x, rotary, positions, cu_seqlens, cache)
         if cache is not None:
             cache.advance(num_tokens)
-        return self.norm(x)
+        return self.layers.gather(self.norm(x))
 
     @property
     def head_weight(self) -> torch.Tensor:
         """(V, D)"""
-        return self.embedding.weight if self.config.tie_embeddings else self.head.weight
+        module = self.embedding if self.config.tie_embeddings else self.head
+        return cast(torch.Tensor, module.weight)
 
     @torch.no_grad()
     def init_weights(self, seed: int = 0) -> None:
@@ -147,12 +150,12 @@ class Decoder(nn.Module):
 class Block(nn.Module):
     """x (B, T, D) -> x + attention + feed-forward."""
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig, layer: int, layers: Layers) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
-        self.attention = Attention(config, layer)
-        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
-        self.ffn = FeedForward(config)
+        self.attention_norm = layers.norm(config.dim, config.norm_eps)
+        self.attention = Attention(config, layer, layers)
+        self.ffn_norm = layers.norm(config.dim, config.norm_eps)
+        self.ffn = FeedForward(config, layers)
 
     def forward(
         self,
@@ -170,17 +173,18 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Causal grouped-query attention with rotary positions."""
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig, layer: int, layers: Layers) -> None:
         super().__init__()
         self.layer = layer
+        self.layers = layers
         self.head_dim = config.head_dim
         self.window = config.window
-        self.wq = Linear(config.dim, config.q_dim)
-        self.wk = Linear(config.dim, config.kv_dim)
-        self.wv = Linear(config.dim, config.kv_dim)
-        self.wo = Linear(config.q_dim, config.dim)
-        self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
-        self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
+        self.wq = layers.column_linear(config.dim, config.q_dim)
+        self.wk = layers.column_linear(config.dim, config.kv_dim, config.num_kv_heads)
+        self.wv = layers.column_linear(config.dim, config.kv_dim, config.num_kv_heads)
+        self.wo = layers.row_linear(config.q_dim, config.dim)
+        self.q_norm = layers.norm(config.head_dim, config.norm_eps) if config.qk_norm else None
+        self.k_norm = layers.norm(config.head_dim, config.norm_eps) if config.qk_norm else None
 
     def forward(
         self,
@@ -190,9 +194,10 @@ class Attention(nn.Module):
         cu_seqlens: torch.Tensor | None = None,
         cache: KVCache | None = None,
     ) -> torch.Tensor:
-        q = self.wq(x).unflatten(-1, (-1, self.head_dim))  # (B, T, H, C)
-        k = self.wk(x).unflatten(-1, (-1, self.head_dim))  # (B, T, K, C)
-        v = self.wv(x).unflatten(-1, (-1, self.head_dim))
+        q, k, v = self.layers.project(x, self.wq, self.wk, self.wv)
+        q = q.unflatten(-1, (-1, self.head_dim))  # (B, T, H, C)
+        k = k.unflatten(-1, (-1, self.head_dim))  # (B, T, K, C)
+        v = v.unflatten(-1, (-1, self.head_dim))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = ops.apply_rope(q, k, *rotary, positions=positions)
@@ -205,14 +210,16 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """SwiGLU (arXiv:2002.05202): down(silu(gate(x)) * up(x))."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layers: Layers) -> None:
         super().__init__()
-        self.w_gate = Linear(config.dim, config.ffn_dim)
-        self.w_up = Linear(config.dim, config.ffn_dim)
-        self.w_down = Linear(config.ffn_dim, config.dim)
+        self.layers = layers
+        self.w_gate = layers.column_linear(config.dim, config.ffn_dim)
+        self.w_up = layers.column_linear(config.dim, config.ffn_dim)
+        self.w_down = layers.row_linear(config.ffn_dim, config.dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.w_down(ops.swiglu(self.w_gate(x), self.w_up(x)))
+        gate, up = self.layers.project(x, self.w_gate, self.w_up)
+        return self.w_down(ops.swiglu(gate, up))
 
 
 def packed_positions(cu_seqlens: torch.Tensor, num_tokens: int) -> torch.Tensor:

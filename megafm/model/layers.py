@@ -1,4 +1,4 @@
-"""The layers a decoder is made of.
+"""The layers a decoder is made of, and `Layers`, which chooses their classes for a layout.
 
 Weights are left as allocated: the decoder fills them by name and seed (`Decoder.init_weights`),
 so that building on the meta device and materialising later gives the same model.
@@ -11,9 +11,12 @@ from typing import cast
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from megafm import ops
 from megafm.model.config import ModelConfig
+from megafm.parallel import layers as parallel
+from megafm.parallel.mesh import axis
 
 
 class Linear(nn.Linear):
@@ -37,20 +40,114 @@ class Embedding(nn.Embedding):
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last dimension (arXiv:1910.07467)."""
+    """x / rms(x) * weight over the last dimension (arXiv:1910.07467).
 
-    def __init__(self, dim: int, eps: float) -> None:
+    Args:
+        weight: (dim,); by default a parameter of one rank alone.
+    """
+
+    def __init__(self, dim: int, eps: float, weight: nn.Parameter | None = None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
+        self.weight = nn.Parameter(torch.ones(dim)) if weight is None else weight
         self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return cast(torch.Tensor, ops.rms_norm(x, self.weight, self.eps))
+        return cast(torch.Tensor, ops.rms_norm(x, parallel.local(self.weight), self.eps))
 
     def add(self, x: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(norm(x + residual), x + residual) in one pass over memory."""
-        both = ops.rms_norm(x, self.weight, self.eps, residual=residual)
+        both = ops.rms_norm(x, parallel.local(self.weight), self.eps, residual=residual)
         return cast(tuple[torch.Tensor, torch.Tensor], both)
+
+
+class Layers:
+    """The layers of one rank; a layout that splits them overrides what it changes.
+
+    Between blocks x is (B, T, D) of the tokens that this rank holds; `project` goes from there to
+    heads or hidden width, and a row linear back.
+    """
+
+    def embedding(self, vocab_size: int, dim: int) -> Embedding | parallel.VocabParallelEmbedding:
+        return Embedding(vocab_size, dim)
+
+    def norm(self, dim: int, eps: float) -> RMSNorm:
+        return RMSNorm(dim, eps)
+
+    def column_linear(
+        self, in_features: int, out_features: int, num_heads: int | None = None
+    ) -> nn.Module:
+        """Into heads or hidden width, for `project`.
+
+        Args:
+            num_heads: key/value heads, which several query heads share.
+        """
+        return Linear(in_features, out_features)
+
+    def row_linear(self, in_features: int, out_features: int) -> nn.Module:
+        """Back from heads or hidden width."""
+        return Linear(in_features, out_features)
+
+    def project(self, x: torch.Tensor, *linears: nn.Module) -> tuple[torch.Tensor, ...]:
+        """Each of the column linears on the same x."""
+        return tuple(linear(x) for linear in linears)
+
+    def gather(self, x: torch.Tensor) -> torch.Tensor:
+        """All tokens, for `logits` and `loss`."""
+        return x
+
+    def logits(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """hidden (B, T, D), head weight (V, D) -> (B, T, V)."""
+        return ops.linear(hidden, weight)
+
+    def loss(
+        self, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        """hidden (tokens, D), head weight (V, D), targets (tokens,) -> summed cross-entropy."""
+        return ops.linear_cross_entropy(hidden, weight, targets, reduction="sum")
+
+
+class TensorParallelLayers(Layers):
+    """Every layer split over the ranks of `tp`: see megafm/parallel/layers.py."""
+
+    def __init__(self, tp: DeviceMesh) -> None:
+        self.tp = tp
+
+    def embedding(self, vocab_size: int, dim: int) -> parallel.VocabParallelEmbedding:
+        return parallel.VocabParallelEmbedding(vocab_size, dim, self.tp)
+
+    def norm(self, dim: int, eps: float) -> RMSNorm:
+        return RMSNorm(dim, eps, parallel.parameter((dim,), self.tp, shard=None))
+
+    def column_linear(
+        self, in_features: int, out_features: int, num_heads: int | None = None
+    ) -> nn.Module:
+        return parallel.ColumnParallelLinear(in_features, out_features, self.tp, num_heads)
+
+    def row_linear(self, in_features: int, out_features: int) -> nn.Module:
+        return parallel.RowParallelLinear(in_features, out_features, self.tp)
+
+    def project(self, x: torch.Tensor, *linears: nn.Module) -> tuple[torch.Tensor, ...]:
+        return parallel.column_parallel(
+            x, *(cast(parallel.ColumnParallelLinear, linear) for linear in linears)
+        )
+
+    def gather(self, x: torch.Tensor) -> torch.Tensor:
+        return parallel.gather_sequence(x, self.tp)
+
+    def logits(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return parallel.vocab_parallel_logits(hidden, weight, self.tp)
+
+    def loss(
+        self, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        shard, group = parallel.local(weight), self.tp.get_group()
+        return ops.linear_cross_entropy(hidden, shard, targets, reduction="sum", group=group)
+
+
+def choose_layers(mesh: DeviceMesh | None) -> Layers:
+    """The layers for a mesh; None is one rank."""
+    tp = axis(mesh, "tp")
+    return Layers() if tp is None else TensorParallelLayers(tp)
 
 
 class RotaryTables(nn.Module):

@@ -30,16 +30,18 @@ def data_parallel(
     parallel: ParallelConfig,
     param_dtype: torch.dtype,
 ) -> nn.Module:
-    """Wrap `module` for the layout: nothing on one rank, DDP (also for ZeRO-1, whose optimizer is
-    a `ShardedStep`), FSDP2, or HSDP (FSDP2 with both axes > 1).
+    """Wrap `module` for the layout: nothing where no other rank reads other samples, DDP (also for
+    ZeRO-1, whose optimizer is a `ShardedStep`), FSDP2, or HSDP (FSDP2 with both axes > 1).
+
+    DDP takes no DTensors: replicas of a model that is split over `tp` are HSDP with shards of one.
 
     Args:
         blocks: the parts of `module` that FSDP2 gathers and frees one at a time.
         param_dtype: what FSDP2 gathers parameters as.
     """
-    if mesh is None:
+    if mesh is None or parallel.dp_replicate == parallel.dp_shard == 1:
         return module
-    if not shards_parameters(parallel):
+    if not shards_parameters(parallel) and parallel.tp == 1:
         return _replicated(module, mesh)
     axes = ("dp_replicate", "dp_shard") if parallel.dp_replicate > 1 else ("dp_shard",)
     reduce_dtype = torch.promote_types(param_dtype, torch.float32)

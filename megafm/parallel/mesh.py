@@ -7,12 +7,15 @@ A rank's neighbours along `tp` are thus on one host.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
-PLANNED = ("pp", "cp", "tp", "ep")
+DATA_AXES = ("dp_replicate", "dp_shard")  # their ranks read different samples
+PLANNED = ("pp", "cp", "ep")
 
 
 @dataclass(frozen=True)
@@ -51,69 +54,142 @@ class ParallelConfig:
             raise ValueError(f"parallel.zero={self.zero}: set parallel.zero=1, 2 or 3")
 
 
+class ModelShape(Protocol):
+    """What of a model a layout has to fit; a ModelConfig is one."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def num_heads(self) -> int: ...
+    @property
+    def num_kv_heads(self) -> int: ...
+    @property
+    def kv_dim(self) -> int: ...
+    @property
+    def ffn_dim(self) -> int: ...
+
+
 def resolve_layout(
-    parallel: ParallelConfig, world_size: int, *, num_heads: int, num_kv_heads: int, num_layers: int
+    parallel: ParallelConfig, world_size: int, model: ModelShape, seq_len: int
 ) -> ParallelConfig:
-    """Fill in the -1 and check the layout against the world and the model.
+    """Fill in the -1 and check the layout against the world, the model and the sequence.
 
     Raises:
-        ValueError: names the field, its value and a setting that works.
+        ValueError: names the field, its value and the nearest settings that work.
     """
-    _check_divides("tp", parallel.tp, "model.num_heads", num_heads)
-    if parallel.pp > num_layers:
-        raise ValueError(
-            f"parallel.pp={parallel.pp}: more stages than model.num_layers={num_layers}; "
-            f"set parallel.pp={num_layers} or less"
-        )
-    if num_kv_heads % parallel.tp and parallel.tp % num_kv_heads:
-        raise ValueError(
-            f"parallel.tp={parallel.tp}: neither divides nor is a multiple of "
-            f"model.num_kv_heads={num_kv_heads}; set parallel.tp={num_kv_heads}"
-        )
-    for axis in PLANNED:
-        if getattr(parallel, axis) > 1:
+    for axis_name in PLANNED:
+        size = getattr(parallel, axis_name)
+        if size > 1:
             raise ValueError(
-                f"parallel.{axis}={getattr(parallel, axis)}: this axis is not in this version yet; "
-                f"set parallel.{axis}=1 and use parallel.dp_replicate or parallel.dp_shard"
+                f"parallel.{axis_name}={size}: this axis is not in this version yet; set "
+                f"parallel.{axis_name}=1 and use parallel.dp_replicate, dp_shard or tp"
             )
-    parallel = _fill(parallel, world_size)
+    tp_sizes = _check_tp(parallel.tp, model, seq_len)
+    parallel = _fill(parallel, world_size, tp_sizes)
     if parallel.zero == 1 and parallel.dp_shard == 1 and world_size > 1:
         raise ValueError(
             "parallel.zero=1: shards the optimizer state over parallel.dp_shard=1 ranks; "
             "set parallel.dp_replicate=1 and parallel.dp_shard=-1"
+        )
+    if parallel.zero == 1 and parallel.tp > 1:
+        raise ValueError(
+            f"parallel.zero=1: steps rows of whole parameters, which parallel.tp={parallel.tp} "
+            "shards; set parallel.zero=2"
         )
     return parallel
 
 
 def build_mesh(parallel: ParallelConfig, device_type: str) -> DeviceMesh:
     """The mesh of a resolved layout; needs an initialised process group."""
-    sizes = tuple(getattr(parallel, axis) for axis in AXES)
+    sizes = tuple(getattr(parallel, name) for name in AXES)
     return init_device_mesh(device_type, sizes, mesh_dim_names=AXES)
 
 
-def _fill(parallel: ParallelConfig, world_size: int) -> ParallelConfig:
-    sizes = {axis: getattr(parallel, axis) for axis in AXES}
-    free = next((axis for axis, size in sizes.items() if size == -1), None)
-    fixed = 1
-    for size in sizes.values():
-        fixed *= size if size != -1 else 1
-    product = " x ".join(f"{axis}={size}" for axis, size in sizes.items() if size not in (1, -1))
-    if (free is None and fixed != world_size) or world_size % fixed:
-        raise ValueError(
-            f"parallel {product or 'with every axis 1'}: needs a multiple of {fixed} ranks, the "
-            f"world has {world_size}; set parallel.dp_replicate=-1 and start "
-            f"`torchrun --nproc-per-node {max(fixed, world_size // fixed * fixed)}`"
-        )
-    if free is not None:
-        parallel = dataclasses.replace(parallel, **{free: world_size // fixed})
-    return parallel
+def axis(mesh: DeviceMesh | None, name: str) -> DeviceMesh | None:
+    """This rank's line of ranks along an axis: its `get_group()`, `get_local_rank()` and `size()`;
+    None where the axis has one rank."""
+    if mesh is None or mesh[name].size() == 1:
+        return None
+    return mesh[name]
 
 
-def _check_divides(axis: str, size: int, field: str, value: int) -> None:
-    if value % size:
-        works = [n for n in range(1, value + 1) if value % n == 0]
-        nearest = min(works, key=lambda n: abs(n - size))
-        raise ValueError(
-            f"parallel.{axis}={size}: does not divide {field}={value}; "
-            f"set parallel.{axis}={nearest}"
-        )
+def data_share(mesh: DeviceMesh | None) -> tuple[int, int]:
+    """(index, count): which of how many shares of a batch this rank reads. Ranks that differ along
+    other axes only have the same index and work on the same samples."""
+    index, count = 0, 1
+    for name in DATA_AXES:
+        line = axis(mesh, name)
+        if line is not None:
+            index, count = index * line.size() + line.get_local_rank(), count * line.size()
+    return index, count
+
+
+def counts_samples(mesh: DeviceMesh | None) -> bool:
+    """Whether this rank is the one, of those with the same samples, whose numbers enter a sum over
+    the world."""
+    lines = (axis(mesh, name) for name in AXES if name not in DATA_AXES)
+    return all(line is None or line.get_local_rank() == 0 for line in lines)
+
+
+def _check_tp(tp: int, model: ModelShape, seq_len: int) -> list[int]:
+    """Refuse a `tp` that does not fit the model; returns those that do."""
+    divided = {
+        "model.num_heads": model.num_heads,
+        "model.num_kv_heads x model.head_dim": model.kv_dim,
+        "model.ffn_dim": model.ffn_dim,
+        "model.vocab_size": model.vocab_size,
+        "train.seq_len": seq_len,
+    }
+    kv = model.num_kv_heads  # each rank has whole ones, or each is shared by whole ranks
+
+    def fits(n: int) -> bool:
+        return all(value % n == 0 for value in divided.values()) and (kv % n == 0 or n % kv == 0)
+
+    works = [n for n in range(1, model.num_heads + 1) if fits(n)]
+    if tp in works:
+        return works
+    remedy = f"set {_nearest('tp', tp, works)}"
+    for field, value in divided.items():
+        if value % tp:
+            if field in ("model.vocab_size", "train.seq_len"):
+                remedy += f" or {field}={-(-value // tp) * tp}"
+            raise ValueError(f"parallel.tp={tp}: does not divide {field}={value}; {remedy}")
+    raise ValueError(
+        f"parallel.tp={tp}: neither divides nor is a multiple of model.num_kv_heads={kv}; {remedy}"
+    )
+
+
+def _fill(parallel: ParallelConfig, world_size: int, tp_sizes: list[int]) -> ParallelConfig:
+    sizes = {name: getattr(parallel, name) for name in AXES}
+    free = next((name for name, size in sizes.items() if size == -1), None)
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if free is not None and world_size % fixed == 0:
+        return dataclasses.replace(parallel, **{free: world_size // fixed})
+    if fixed == world_size:
+        return parallel
+    product = " x ".join(f"{name}={size}" for name, size in sizes.items() if size not in (1, -1))
+    allowed = {name: list(range(1, world_size + 1)) for name in DATA_AXES} | {"tp": tp_sizes}
+    remedies = []
+    for name, candidates in allowed.items():
+        ranks = fixed // sizes[name]  # without this axis
+        works = [n for n in candidates if world_size % (n * ranks) == 0]
+        if free is None:
+            works = [n for n in works if n * ranks == world_size]
+        if works and name != free:
+            remedies.append(_nearest(name, sizes[name], works))
+    enough = fixed if free is None else max(fixed, world_size // fixed * fixed)
+    remedies.append(f"start `torchrun --nproc-per-node {enough}`")
+    raise ValueError(
+        f"parallel {product or 'with every axis 1'}: needs "
+        f"{f'{fixed} ranks' if free is None else f'a multiple of {fixed} ranks'}, the world has "
+        f"{world_size}; set {', or '.join(remedies)}"
+    )
+
+
+def _nearest(name: str, size: int, works: list[int]) -> str:
+    """The settings next to `size`, below and above, of those that work."""
+    below = [n for n in works if n < size][-1:]
+    above = [n for n in works if n > size][:1]
+    return " or ".join(f"parallel.{name}={n}" for n in below + above)

@@ -14,6 +14,7 @@ import torch
 
 from megafm.parallel import world
 from megafm.parallel.data_parallel import reshard, set_gradient_sync
+from megafm.parallel.mesh import counts_samples, data_share
 from megafm.train.config import TrainJob
 from megafm.train.metrics import MetricsLog
 from megafm.train.optimizer import clip_grad_norm, set_lr
@@ -52,7 +53,8 @@ def train_step(run: Run, stop: StopSignal) -> dict[str, float]:
     """One optimizer step on the next global batch; returns what metrics.jsonl records."""
     job, started = run.job, time.perf_counter()
     tokens, targets = run.next_batch()
-    num_valid = world.all_reduce_sum((targets != IGNORE_INDEX).sum())
+    counted = counts_samples(run.mesh)
+    num_valid = world.all_reduce_sum((targets != IGNORE_INDEX).sum() * counted)
     loss = torch.zeros((), device=run.device)
     num_micro_batches = math.ceil(len(tokens) / job.train.micro_batch_size)
     for i in range(num_micro_batches):
@@ -69,7 +71,8 @@ def train_step(run: Run, stop: StopSignal) -> dict[str, float]:
     run.optimizer.step()
     run.model.zero_grad(set_to_none=True)
 
-    reduced = world.all_reduce_sum(torch.stack([loss, loss.new_tensor(float(stop.received))]))
+    received = loss.new_tensor(float(stop.received))
+    reduced = world.all_reduce_sum(torch.stack([loss * counted, received]))
     mean_loss, stop_votes = reduced.tolist()
     norm = grad_norm.item()
     if not (math.isfinite(mean_loss) and math.isfinite(norm)):
@@ -100,21 +103,20 @@ def evaluate(run: Run, metrics: MetricsLog | None) -> None:
     )
     size = job.train.micro_batch_size
     sums = torch.zeros(3, dtype=torch.float64)  # nats, tokens, bytes
+    index, count = data_share(run.mesh)
     # Every rank takes part in every forward pass, if need be with no valid target.
-    for first in range(
-        world.rank() * size, num_samples + world.rank() * size, world.world_size() * size
-    ):
-        count = min(max(num_samples - first, 0), size)
-        windows = torch.from_numpy(run.validation.batch(min(first, num_samples - 1), max(count, 1)))
+    for first in range(index * size, num_samples + index * size, count * size):
+        num = min(max(num_samples - first, 0), size)
+        windows = torch.from_numpy(run.validation.batch(min(first, num_samples - 1), max(num, 1)))
         tokens, targets = windows[:, :-1], windows[:, 1:].clone()
-        targets[count:] = IGNORE_INDEX
+        targets[num:] = IGNORE_INDEX
         with autocast(run):
             loss = run.loss(tokens.to(run.device), targets.to(run.device))
-        scored = targets[:count]
+        scored = targets[:num]
         num_bytes = run.token_bytes[scored].sum()
         sums += torch.tensor([loss.item(), scored.numel(), num_bytes], dtype=torch.float64)
     reshard(run.loss)
-    nats, num_tokens, num_bytes = world.all_reduce_sum(sums).tolist()
+    nats, num_tokens, num_bytes = world.all_reduce_sum(sums * counts_samples(run.mesh)).tolist()
     if metrics:
         values = {
             "tokens": run.tokens,

@@ -17,6 +17,12 @@ class Loss(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """tokens and targets (batch, seq) int64 -> the sum of the per-token losses, a scalar."""
-        return cast(Decoder, self.model).loss(tokens, targets)
+    def forward(
+        self, tokens: torch.Tensor, targets: torch.Tensor, cu_seqlens: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """tokens and targets (batch, seq) int64 -> the sum of the per-token losses, a scalar.
+
+        Args:
+            cu_seqlens: of documents packed in one row, see `Decoder.forward`.
+        """
+        return cast(Decoder, self.model).loss(tokens, targets, cu_seqlens=cu_seqlens)

@@ -46,7 +46,8 @@ def clip_grad_norm(model: nn.Module, max_norm: float) -> torch.Tensor:
     """Scale the gradients down to a global L2 norm of `max_norm` (0: leave them alone).
 
     Returns:
-        The norm before clipping, a float32 scalar, the same on every rank.
+        The norm before clipping, a scalar, the same on every rank; float32 (float64 for such
+        gradients).
     """
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     norm = _global_norm(gradients)
@@ -64,11 +65,12 @@ def _global_norm(gradients: list[torch.Tensor]) -> torch.Tensor:
         by_groups[_shard_groups(gradient)].append(_local(gradient))
     squares = []
     for groups, tensors in by_groups.items():
-        square = ops.grad_norm(tensors).double().square()
+        norm = ops.grad_norm(tensors)
+        square = norm.double().square()
         for group in groups:
             dist.all_reduce(square, group=group)
         squares.append(square)
-    return torch.stack(squares).sum().sqrt().float()
+    return torch.stack(squares).sum().sqrt().to(norm.dtype)
 
 
 def _shard_groups(tensor: torch.Tensor) -> tuple[dist.ProcessGroup, ...]:
@@ -76,7 +78,9 @@ def _shard_groups(tensor: torch.Tensor) -> tuple[dist.ProcessGroup, ...]:
     if not isinstance(tensor, DTensor):
         return ()
     mesh, placements = tensor.device_mesh, tensor.placements
-    return tuple(mesh.get_group(i) for i, placed in enumerate(placements) if placed.is_shard())
+    # _StridedShard, what FSDP2 makes of a dimension that tp shards too, denies that it is_shard().
+    axes = [i for i, placed in enumerate(placements) if not placed.is_replicate()]
+    return tuple(mesh.get_group(i) for i in axes)
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:

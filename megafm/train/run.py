@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 import yaml
-from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
 import megafm
@@ -25,26 +24,21 @@ from megafm.checkpoint.store import model_tensors
 from megafm.config import config_hash, to_dict, to_yaml
 from megafm.data import Manifest, TokenWindows, check_tokenizer
 from megafm.device import device_name, peak_flops, resolve_device, resolve_precision, set_up_cpu
-from megafm.model import build, flops_per_token, num_parameters
+from megafm.model import flops_per_token, num_parameters
 from megafm.parallel import world
-from megafm.parallel.activation_checkpointing import checkpoint_activations
-from megafm.parallel.data_parallel import data_parallel, shards_parameters
-from megafm.parallel.mesh import ParallelConfig, build_mesh, resolve_layout
-from megafm.parallel.zero1 import ShardedStep
+from megafm.parallel.mesh import ParallelConfig, build_mesh, data_share, resolve_layout
 from megafm.tokenizer import Tokenizer
+from megafm.train.assemble import Assembly, assemble
 from megafm.train.config import TrainJob
-from megafm.train.loss import Loss
 from megafm.train.metrics import MetricsLog
-from megafm.train.optimizer import build_optimizer, optimizer_tensors
 
 
 @dataclasses.dataclass
-class Run:
+class Run(Assembly):
     """What a training step reads and changes.
 
     Attributes:
-        model: the bare model; `loss` is the same one wrapped for the layout.
-        stepped: what the optimizer steps, by parameter name: the parameters, or shards of them.
+        mesh: of all ranks; None where there is one.
         token_bytes: (vocab,) how many bytes of text each token stands for.
         step, samples: the position: optimizer steps taken and windows consumed.
     """
@@ -52,10 +46,7 @@ class Run:
     job: TrainJob
     device: torch.device
     precision: torch.dtype
-    model: nn.Module
-    loss: nn.Module
-    stepped: dict[str, nn.Parameter]
-    optimizer: ops.AdamW
+    mesh: DeviceMesh | None
     windows: TokenWindows
     validation: TokenWindows
     token_bytes: torch.Tensor
@@ -75,15 +66,12 @@ class Run:
 
     def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         """This rank's share of the next global batch: tokens and targets, (batch, seq) int64."""
-        share = self.job.train.global_batch_size // world.world_size()
-        windows = self.windows.batch(self.samples + world.rank() * share, share)
+        index, count = data_share(self.mesh)
+        share = self.job.train.global_batch_size // count
+        windows = self.windows.batch(self.samples + index * share, share)
         self.samples += self.job.train.global_batch_size
         on_device = torch.from_numpy(windows).to(self.device, non_blocking=True)
         return on_device[:, :-1].contiguous(), on_device[:, 1:].contiguous()
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """All state that training changes, by checkpoint name."""
-        return {**model_tensors(self.model), **optimizer_tensors(self.stepped, self.optimizer)}
 
     def save(self, *, wait: bool = True) -> None:
         """Write a checkpoint, and return when it is complete if `wait`.
@@ -135,14 +123,8 @@ def open_run(job: TrainJob) -> Iterator[Run]:
     """Join the world, build or resume the run, and leave the world at the end."""
     device = resolve_device(job.device)
     precision = resolve_precision(job.train.precision, device)
-    parallel = resolve_layout(
-        job.parallel,
-        world.world_size(),
-        num_heads=job.model.num_heads,
-        num_kv_heads=job.model.num_kv_heads,
-        num_layers=job.model.num_layers,
-    )
-    _check_batch(job)
+    parallel = resolve_layout(job.parallel, world.world_size(), job.model, job.train.seq_len)
+    _check_batch(job, parallel)
     _check_folder(job.run.dir)
     if device.type == "cpu":
         set_up_cpu()
@@ -209,24 +191,23 @@ def _build(
             f"model.vocab_size={job.model.vocab_size}: smaller than the tokenizer's "
             f"{tokenizer.vocab_size}; set model.vocab_size={tokenizer.vocab_size}"
         )
-    sharded = shards_parameters(parallel)  # then no rank ever holds the whole model
-    with torch.device("meta" if sharded else device):
-        model = build(job.model, seed=job.train.seed)
-    checkpoint_activations(model.blocks, job.train.recomputed)
-    loss = data_parallel(Loss(model), model.blocks, mesh, parallel, precision)
-    if sharded:
-        loss.to_empty(device=device)
-        model.init_weights(job.train.seed)
-    stepped, optimizer = _build_optimizer(job, model, parallel, mesh)
+    assembly = assemble(
+        job.model,
+        job.optim,
+        parallel,
+        mesh,
+        device=device,
+        precision=precision,
+        recomputed=job.train.recomputed,
+        seed=job.train.seed,
+    )
     folder = Path(job.data.dir)
     run = Run(
+        **vars(assembly),
         job=job,
         device=device,
         precision=precision,
-        model=model,
-        loss=loss,
-        stepped=stepped,
-        optimizer=optimizer,
+        mesh=mesh,
         windows=TokenWindows(folder / "train", job.train.seq_len, job.train.seed),
         validation=TokenWindows(folder / "validation", job.train.seq_len, 0, shuffle=False),
         token_bytes=torch.from_numpy(tokenizer.token_bytes()),
@@ -236,19 +217,6 @@ def _build(
     )
     _resume(run)
     return run
-
-
-def _build_optimizer(
-    job: TrainJob, model: nn.Module, parallel: ParallelConfig, mesh: DeviceMesh | None
-) -> tuple[dict[str, nn.Parameter], ops.AdamW]:
-    """The optimizer, and by parameter name what it steps."""
-    parameters = dict(model.named_parameters())
-    if mesh is None or parallel.zero != 1:
-        return parameters, build_optimizer(parameters, job.optim)
-    sharded = ShardedStep(parameters, mesh["dp_shard"])
-    optimizer = build_optimizer(sharded.shards, job.optim)
-    sharded.attach(optimizer)
-    return sharded.shards, optimizer
 
 
 def _resume(run: Run) -> None:
@@ -283,12 +251,9 @@ def _resume(run: Run) -> None:
     run.say(f"resumed from {folder}")
 
 
-def _check_batch(job: TrainJob) -> None:
-    batch, micro, ranks = (
-        job.train.global_batch_size,
-        job.train.micro_batch_size,
-        world.world_size(),
-    )
+def _check_batch(job: TrainJob, parallel: ParallelConfig) -> None:
+    batch, micro = job.train.global_batch_size, job.train.micro_batch_size
+    ranks = parallel.dp_replicate * parallel.dp_shard
     if batch % ranks:
         raise ValueError(
             f"train.global_batch_size={batch}: not a multiple of the {ranks} data-parallel ranks; "

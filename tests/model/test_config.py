@@ -11,7 +11,6 @@ import yaml
 from megafm.config import config_dir, from_dict
 from megafm.model import ModelConfig, build, flops_per_token, matmul_parameters, num_parameters
 from megafm.model.count import mean_context
-from megafm.model.decoder import Decoder
 
 PRESETS = sorted((config_dir() / "model").glob("*.yaml"))
 
@@ -66,7 +65,7 @@ def test_llama3_8b_has_the_published_number_of_parameters():
 @pytest.mark.parametrize("qk_norm", [True, False])
 def test_counts_equal_the_built_model(tied, qk_norm):
     config = ModelConfig(tie_embeddings=tied, qk_norm=qk_norm, head_dim=48, num_kv_heads=3)
-    model = Decoder(config)
+    model = build(config)
     assert num_parameters(config) == sum(p.numel() for p in model.parameters())
     matrices = [module.weight for module in model.modules() if isinstance(module, torch.nn.Linear)]
     head = config.vocab_size * config.dim if tied else 0  # the look-up's matrix multiplies too

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
+from megafm.model import ModelConfig
 from megafm.parallel.mesh import ParallelConfig, resolve_layout
 
-MODEL = {"num_heads": 8, "num_kv_heads": 4, "num_layers": 6}
+MODEL = ModelConfig(num_heads=8, num_kv_heads=4, num_layers=6, vocab_size=512, ffn_dim=256)
+SEQ_LEN = 64
 
 
 def test_minus_one_takes_what_the_world_leaves() -> None:
-    layout = resolve_layout(ParallelConfig(dp_replicate=-1, dp_shard=4), 16, **MODEL)
+    layout = resolve_layout(ParallelConfig(dp_replicate=-1, dp_shard=4), 16, MODEL, SEQ_LEN)
     assert (layout.dp_replicate, layout.dp_shard) == (4, 4)
-    layout = resolve_layout(ParallelConfig(dp_replicate=1, dp_shard=-1), 6, **MODEL)
+    layout = resolve_layout(ParallelConfig(dp_replicate=1, dp_shard=-1), 6, MODEL, SEQ_LEN)
     assert (layout.dp_replicate, layout.dp_shard) == (1, 6)
 
 
@@ -18,9 +22,19 @@ def test_minus_one_takes_what_the_world_leaves() -> None:
     ("parallel", "world_size", "named"),
     [
         (ParallelConfig(tp=3), 3, ["parallel.tp=3", "model.num_heads=8", "set parallel.tp=2"]),
-        (ParallelConfig(pp=7), 7, ["parallel.pp=7", "model.num_layers=6"]),
-        (ParallelConfig(dp_shard=4), 6, ["dp_shard=4", "has 6", "--nproc-per-node 4"]),
-        (ParallelConfig(dp_replicate=2, dp_shard=2), 8, ["dp_replicate=2 x dp_shard=2", "has 8"]),
+        (
+            ParallelConfig(dp_shard=4),
+            6,
+            ["dp_shard=4", "has 6", "dp_shard=3 or parallel.dp_shard=6", "--nproc-per-node 4"],
+        ),
+        (
+            ParallelConfig(dp_replicate=2, dp_shard=2),
+            8,
+            ["dp_replicate=2 x dp_shard=2", "has 8", "set parallel.dp_replicate=4, or parallel.dp"],
+        ),
+        (ParallelConfig(dp_replicate=1, tp=4), 6, ["tp=4", "has 6", "--nproc-per-node 4"]),
+        (ParallelConfig(tp=4), 6, ["tp=4: needs a multiple of 4", "set parallel.tp=2, or start"]),
+        (ParallelConfig(dp_shard=2, zero=1, tp=2), 4, ["parallel.zero=1", "set parallel.zero=2"]),
         (ParallelConfig(zero=1), 2, ["zero=1", "dp_shard=1", "set parallel.dp_replicate=1"]),
         (ParallelConfig(dp_replicate=4), 1, ["dp_replicate=4", "has 1", "--nproc-per-node 4"]),
     ],
@@ -29,15 +43,44 @@ def test_a_layout_that_cannot_work_names_field_value_and_remedy(
     parallel: ParallelConfig, world_size: int, named: list[str]
 ) -> None:
     with pytest.raises(ValueError) as error:
-        resolve_layout(parallel, world_size, **MODEL)
+        resolve_layout(parallel, world_size, MODEL, SEQ_LEN)
     for part in named:
         assert part in str(error.value)
 
 
-@pytest.mark.parametrize("axis", ["pp", "cp", "tp", "ep"])
+@pytest.mark.parametrize(
+    ("changed", "seq_len", "named"),
+    [
+        ({"ffn_dim": 260}, 64, ["model.ffn_dim=260", "set parallel.tp=4"]),
+        ({"vocab_size": 509}, 64, ["model.vocab_size=509", "tp=1", "or model.vocab_size=512"]),
+        ({}, 44, ["train.seq_len=44", "set parallel.tp=4 or train.seq_len=48"]),
+        ({"num_heads": 24, "num_kv_heads": 3}, 64, ["nor is a multiple of model.num_kv_heads=3"]),
+        ({"num_heads": 24, "num_kv_heads": 6}, 64, ["nor is a multiple of model.num_kv_heads=6"]),
+        ({"num_kv_heads": 1, "head_dim": 36}, 64, ["num_kv_heads x model.head_dim=36", "tp=4"]),
+    ],
+)
+def test_what_tp_does_not_divide_is_named(
+    changed: dict[str, int], seq_len: int, named: list[str]
+) -> None:
+    model = dataclasses.replace(MODEL, **changed)
+    with pytest.raises(ValueError, match="parallel.tp=8") as error:
+        resolve_layout(ParallelConfig(tp=8), 8, model, seq_len)
+    for part in named:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("num_kv_heads", [1, 2, 4, 8])
+def test_tp_with_fewer_more_and_as_many_key_value_heads(num_kv_heads: int) -> None:
+    model = dataclasses.replace(MODEL, num_kv_heads=num_kv_heads)
+    for tp in (2, 4, 8):
+        layout = resolve_layout(ParallelConfig(tp=tp), 8, model, SEQ_LEN)
+        assert (layout.dp_replicate, layout.tp) == (8 // tp, tp)
+
+
+@pytest.mark.parametrize("axis", ["pp", "cp", "ep"])
 def test_an_axis_that_is_not_built_yet_is_refused_not_ignored(axis: str) -> None:
     with pytest.raises(ValueError, match=f"parallel.{axis}=2: this axis is not in this version"):
-        resolve_layout(ParallelConfig(**{axis: 2}), 2, **MODEL)
+        resolve_layout(ParallelConfig(**{axis: 2}), 2, MODEL, SEQ_LEN)
 
 
 def test_sizes_below_one_are_refused() -> None:

@@ -29,6 +29,8 @@ LAYOUTS = {
     "zero1": (2, ParallelConfig(dp_replicate=1, dp_shard=2, zero=1)),
     "zero1_2x2": (4, ParallelConfig(dp_replicate=2, dp_shard=2, zero=1)),
     "hsdp2x2": (4, ParallelConfig(dp_replicate=2, dp_shard=2)),
+    "tp2": (2, ParallelConfig(tp=2)),
+    "ddp2_tp2": (4, ParallelConfig(tp=2)),
 }
 
 
@@ -160,6 +162,19 @@ def rotary_dtypes(job: TrainJob) -> set[torch.dtype]:
         with autocast(run):
             run.loss(*run.next_batch())
     return seen
+
+
+def test_bf16_over_tp_differs_from_one_rank_by_rounding(
+    corpus: Path, tmp_path: Path, ranks: RankPool
+) -> None:
+    job = with_train(train_job(corpus, tmp_path / "one"), precision="bf16", steps=3, eval_every=0)
+    train(job)
+    many = train_job(corpus, tmp_path / "many", parallel=ParallelConfig(tp=2), train=job.train)
+    ranks.run(train, 2, many)
+    pairs = zip(curve(tmp_path / "one")[:3], curve(tmp_path / "many")[:3], strict=True)
+    for one, found in pairs:
+        assert found["loss"] == pytest.approx(one["loss"], rel=1e-3)
+        assert found["grad_norm"] == pytest.approx(one["grad_norm"], rel=2e-2)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

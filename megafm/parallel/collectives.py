@@ -1,0 +1,119 @@
+"""Collectives with the gradients that tensor parallelism needs, on functional collectives.
+
+A gradient is partial where each rank uses a tensor for work of its own, and whole where all ranks
+use it for the same work.
+
+    all_gather        every rank's part, concatenated      backward: reduce-scatter (partial)
+    all_gather_whole  the same                             backward: own part (whole)
+    reduce_scatter    own part of the sum over the ranks   backward: all-gather
+    sum_gradient      the tensor itself                    backward: all-reduce (partial to whole)
+
+Sizes along `dim` are those of a multiple of the ranks.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+
+# The ops under torch's functional collectives, whose Python names differ between 2.11 and 2.13.
+_c10d = torch.ops._c10d_functional
+
+
+def all_gather(x: torch.Tensor, dim: int, group: dist.ProcessGroup) -> torch.Tensor:
+    return cast(torch.Tensor, _AllGather.apply(x, dim, group))
+
+
+def all_gather_whole(x: torch.Tensor, dim: int, group: dist.ProcessGroup) -> torch.Tensor:
+    return cast(torch.Tensor, _AllGatherWhole.apply(x, dim, group))
+
+
+def reduce_scatter(x: torch.Tensor, dim: int, group: dist.ProcessGroup) -> torch.Tensor:
+    return cast(torch.Tensor, _ReduceScatter.apply(x, dim, group))
+
+
+def sum_gradient(x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+    return cast(torch.Tensor, _SumGradient.apply(x, group))
+
+
+class Gathering:
+    """An all-gather that runs while its caller computes; `wait` gives the result."""
+
+    def __init__(self, x: torch.Tensor, dim: int, group: dist.ProcessGroup) -> None:
+        self.dim = dim
+        self.pending = _c10d.all_gather_into_tensor(
+            _dim_first(x, dim), group.size(), group.group_name
+        )
+
+    def wait(self) -> torch.Tensor:
+        return _dim_back(_c10d.wait_tensor(self.pending), self.dim)
+
+
+class Scattering:
+    """A reduce-scatter (sum) that runs while its caller computes; `wait` gives the result."""
+
+    def __init__(self, x: torch.Tensor, dim: int, group: dist.ProcessGroup) -> None:
+        self.dim = dim
+        self.pending = _c10d.reduce_scatter_tensor(
+            _dim_first(x, dim), "sum", group.size(), group.group_name
+        )
+
+    def wait(self) -> torch.Tensor:
+        return _dim_back(_c10d.wait_tensor(self.pending), self.dim)
+
+
+# Collectives cut along the first dimension. With a batch of one the moves copy nothing.
+def _dim_first(x: torch.Tensor, dim: int) -> torch.Tensor:
+    return x.movedim(dim, 0).contiguous()
+
+
+def _dim_back(x: torch.Tensor, dim: int) -> torch.Tensor:
+    return x.movedim(0, dim).contiguous()
+
+
+class _AllGather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, dim: int, group: dist.ProcessGroup) -> torch.Tensor:
+        ctx.dim, ctx.group = dim, group
+        return Gathering(x, dim, group).wait()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return Scattering(grads[0], ctx.dim, ctx.group).wait(), None, None
+
+
+class _AllGatherWhole(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, dim: int, group: dist.ProcessGroup) -> torch.Tensor:
+        ctx.dim, ctx.group = dim, group
+        return Gathering(x, dim, group).wait()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        parts = grads[0].chunk(dist.get_world_size(ctx.group), ctx.dim)
+        return parts[dist.get_rank(ctx.group)].contiguous(), None, None
+
+
+class _ReduceScatter(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, dim: int, group: dist.ProcessGroup) -> torch.Tensor:
+        ctx.dim, ctx.group = dim, group
+        return Scattering(x, dim, group).wait()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return Gathering(grads[0], ctx.dim, ctx.group).wait(), None, None
+
+
+class _SumGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+        ctx.group = group
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        total = _c10d.all_reduce(grads[0].contiguous(), "sum", ctx.group.group_name)
+        return _c10d.wait_tensor(total), None

@@ -1,0 +1,32 @@
+"""The table of layouts that every axis is tested in: a new axis adds rows."""
+
+from __future__ import annotations
+
+import math
+
+from megafm.parallel.mesh import AXES, ParallelConfig
+
+LAYOUTS = {
+    "one": ParallelConfig(dp_replicate=1),
+    "ddp2": ParallelConfig(dp_replicate=2),
+    "zero1_2": ParallelConfig(dp_replicate=1, dp_shard=2, zero=1),
+    "fsdp2": ParallelConfig(dp_replicate=1, dp_shard=2),
+    "tp2": ParallelConfig(dp_replicate=1, tp=2),
+    "hsdp2x2": ParallelConfig(dp_replicate=2, dp_shard=2),
+    "tp4": ParallelConfig(dp_replicate=1, tp=4),
+    "ddp2_tp2": ParallelConfig(dp_replicate=2, tp=2),
+    "zero2_tp2": ParallelConfig(dp_replicate=1, dp_shard=2, zero=2, tp=2),
+    "hsdp2x2_tp2": ParallelConfig(dp_replicate=2, dp_shard=2, tp=2),
+}
+
+
+def world_size(parallel: ParallelConfig) -> int:
+    return math.prod(getattr(parallel, axis) for axis in AXES)
+
+
+def by_world_size() -> dict[int, list[str]]:
+    """The names of the layouts that share a world: those are tested in one spawn."""
+    sizes: dict[int, list[str]] = {}
+    for name, parallel in LAYOUTS.items():
+        sizes.setdefault(world_size(parallel), []).append(name)
+    return sizes

@@ -1,0 +1,275 @@
+"""Every layout of the table against one rank: gradients, loss curve, checkpoints.
+
+The batch has uneven valid tokens: from rows that all count to rows without any.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributed.device_mesh import DeviceMesh
+
+from megafm import checkpoint, ops
+from megafm.checkpoint import CheckpointInfo
+from megafm.model import ModelConfig
+from megafm.parallel import world
+from megafm.parallel.data_parallel import set_gradient_sync
+from megafm.parallel.mesh import ParallelConfig, build_mesh, counts_samples, data_share
+from megafm.train.assemble import Assembly, assemble
+from megafm.train.config import OptimConfig
+from megafm.train.optimizer import clip_grad_norm
+from tests.parallel.layouts import LAYOUTS, by_world_size, world_size
+from tests.ranks import RankPool
+
+NUM_ROWS, SEQ_LEN = 4, 16
+OPTIM = OptimConfig(lr=1e-2, clip_grad_norm=0.5)
+REFERENCE = dict.fromkeys(ops.backends(), "reference")
+
+PLAIN = ModelConfig(
+    vocab_size=64,
+    dim=32,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    ffn_dim=48,
+    max_seq_len=64,
+)
+OTHER = replace(PLAIN, num_kv_heads=1, tie_embeddings=False, qk_norm=True, window=5)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, how it is computed, and how near one rank a layout has to come.
+
+    Attributes:
+        packed: the rows of a rank are one row, each of several documents.
+        num_micro_batches: that a rank's rows are worked on in, where it has several.
+        recomputed: activation checkpointing, layer by layer.
+    """
+
+    model: ModelConfig
+    packed: bool
+    dtype: torch.dtype
+    gradients_within: float
+    losses_within: float
+    num_steps: int
+    num_micro_batches: int = 1
+    recomputed: tuple[str, ...] = ("none",)
+
+
+CASES = {
+    "tied_fp64": Case(PLAIN, False, torch.float64, 1e-10, 1e-10, num_steps=1, num_micro_batches=2),
+    "tied_fp32": Case(PLAIN, False, torch.float32, 1e-5, 1e-4, num_steps=20),
+    "packed_fp64": Case(OTHER, True, torch.float64, 1e-10, 1e-10, num_steps=20),
+    "packed_fp32": Case(
+        OTHER, True, torch.float32, 1e-5, 1e-4, num_steps=1, recomputed=("selective", "full")
+    ),
+}
+
+
+SAVED = "packed_fp32"  # the case whose checkpoints the layouts read
+# Small worlds read what every layout wrote; the others, to save time, what they wrote themselves
+# and these: whole tensors, rows, heads, and both.
+WRITERS = ("one", "fsdp2", "tp2", "hsdp2x2_tp2")
+
+
+@dataclass
+class Outcome:
+    """What a rank saw of a case.
+
+    Attributes:
+        gradients: whole, of the first step.
+        losses: of every step, and of one more batch at the end.
+        digests: of the whole tensors in the checkpoint at the end.
+    """
+
+    gradients: dict[str, torch.Tensor]
+    losses: list[float]
+    digests: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("parity")
+
+
+@pytest.fixture(scope="module")
+def outcomes(folder: Path, ranks: RankPool) -> dict[tuple[str, str], list[Outcome]]:
+    """By layout and case, of every rank."""
+    return run_by_world_size(run_cases, folder, ranks)
+
+
+@pytest.fixture(scope="module")
+def read(
+    outcomes: dict[tuple[str, str], list[Outcome]], folder: Path, ranks: RankPool
+) -> dict[tuple[str, str], list[Outcome]]:
+    """What a layout (the first of a key) makes of the checkpoint of another."""
+    return run_by_world_size(read_all, folder, ranks)
+
+
+def run_by_world_size(
+    function: Callable[..., dict[tuple[str, str], Outcome]], folder: Path, ranks: RankPool
+) -> dict[tuple[str, str], list[Outcome]]:
+    found = {}
+    for size, layouts in by_world_size().items():
+        by_rank = ranks.run(function, size, layouts, folder)
+        found |= {key: [outcomes[key] for outcomes in by_rank] for key in by_rank[0]}
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "one"])
+def test_gradients_and_losses_are_those_of_one_rank(
+    layout: str, name: str, outcomes: dict[tuple[str, str], list[Outcome]]
+) -> None:
+    case, one = CASES[name], outcomes["one", name][0]
+    for outcome in outcomes[layout, name]:
+        assert outcome.gradients.keys() == one.gradients.keys()
+        for parameter, gradient in one.gradients.items():
+            error = (outcome.gradients[parameter] - gradient).norm() / gradient.norm()
+            assert error < case.gradients_within, f"{parameter}: {error:.1e}"
+        assert outcome.losses == pytest.approx(one.losses, rel=case.losses_within)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_checkpoints_are_read_bit_for_bit_and_the_next_loss_is_the_same(
+    layout: str,
+    outcomes: dict[tuple[str, str], list[Outcome]],
+    read: dict[tuple[str, str], list[Outcome]],
+) -> None:
+    for writer in written_by(layout):
+        written = outcomes[writer, SAVED][0]
+        for outcome in read[layout, writer]:
+            assert outcome.digests == written.digests, writer
+            within = 0 if layout == writer else 1e-6
+            assert outcome.losses == pytest.approx(written.losses[-1:], rel=within, abs=0), writer
+
+
+def run_cases(layouts: list[str], folder: Path) -> dict[tuple[str, str], Outcome]:
+    """Every case in each of `layouts`, which share this world; checkpoints go to `folder`."""
+    return {
+        (layout, name): run_case(case, LAYOUTS[layout], mesh, folder / layout)
+        for layout, mesh in meshes(layouts)
+        for name, case in CASES.items()
+    }
+
+
+def read_all(layouts: list[str], folder: Path) -> dict[tuple[str, str], Outcome]:
+    """In each of `layouts`, which share this world: read what others wrote."""
+    case, found = CASES[SAVED], {}
+    for layout, mesh in meshes(layouts):
+        with case_set_up(case, LAYOUTS[layout], mesh, seed=1) as run:
+            for writer in written_by(layout):
+                checkpoint.load_tensors(checkpoint.latest(folder / writer), run.tensors())
+                loss = backward(run, case, mesh, case.num_steps)
+                found[layout, writer] = Outcome({}, [loss], digests(run))
+    return found
+
+
+def written_by(reader: str) -> list[str]:
+    """The layouts whose checkpoints `reader` reads."""
+    return list(LAYOUTS) if world_size(LAYOUTS[reader]) <= 2 else sorted({reader, *WRITERS})
+
+
+def meshes(layouts: list[str]) -> Iterator[tuple[str, DeviceMesh | None]]:
+    with world.process_group(torch.device("cpu"), timeout_s=60):
+        for layout in layouts:
+            yield layout, build_mesh(LAYOUTS[layout], "cpu") if world.world_size() > 1 else None
+
+
+def run_case(
+    case: Case, parallel: ParallelConfig, mesh: DeviceMesh | None, run_dir: Path
+) -> Outcome:
+    gradients: dict[str, torch.Tensor] = {}
+    losses = []
+    with case_set_up(case, parallel, mesh, seed=0) as run:
+        for step in range(case.num_steps):
+            losses.append(backward(run, case, mesh, step))
+            if step == 0:
+                gradients = {name: whole(p.grad) for name, p in run.model.named_parameters()}
+            clip_grad_norm(run.model, OPTIM.clip_grad_norm)
+            run.optimizer.step()
+            run.model.zero_grad()
+        losses.append(backward(run, case, mesh, case.num_steps))
+        if case is not CASES[SAVED]:
+            return Outcome(gradients, losses, {})
+        info = CheckpointInfo(model=case.model, step=case.num_steps)
+        checkpoint.save(run_dir, run.tensors(), info)
+        return Outcome(gradients, losses, digests(run))
+
+
+@contextlib.contextmanager
+def case_set_up(
+    case: Case, parallel: ParallelConfig, mesh: DeviceMesh | None, seed: int
+) -> Iterator[Assembly]:
+    exact = case.dtype == torch.float64
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(case.dtype)
+    try:
+        with ops.use(**(REFERENCE if exact else {})):
+            yield assemble(
+                case.model,
+                OPTIM,
+                parallel,
+                mesh,
+                device=torch.device("cpu"),
+                precision=case.dtype,
+                recomputed=case.recomputed,
+                seed=seed,
+            )
+    finally:
+        torch.set_default_dtype(before)
+
+
+def backward(run: Assembly, case: Case, mesh: DeviceMesh | None, step: int) -> float:
+    """Forward and backward of this rank's rows of the global batch; returns the global loss."""
+    tokens, targets, starts = global_batch(step)
+    num_valid = (targets != -100).sum()
+    index, count = data_share(mesh)
+    share = NUM_ROWS // count
+    size = -(-share // case.num_micro_batches)
+    total = torch.zeros(())
+    for first in range(index * share, (index + 1) * share, size):
+        rows = slice(first, first + size)
+        set_gradient_sync(run.loss, enabled=rows.stop == (index + 1) * share)
+        if case.packed:
+            ends = torch.tensor([size * SEQ_LEN])
+            cu_seqlens = torch.cat([starts[rows].flatten().nonzero().flatten(), ends]).int()
+            loss = run.loss(tokens[rows].view(1, -1), targets[rows].view(1, -1), cu_seqlens)
+        else:
+            loss = run.loss(tokens[rows], targets[rows])
+        loss = loss / num_valid
+        loss.backward()
+        total += loss.detach()
+    return world.all_reduce_sum(total * counts_samples(mesh)).item() if mesh else total.item()
+
+
+def global_batch(step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Tokens, targets and where documents start (bool), each (NUM_ROWS, SEQ_LEN)."""
+    generator = torch.Generator().manual_seed(step)
+    tokens = torch.randint(PLAIN.vocab_size, (NUM_ROWS, SEQ_LEN), generator=generator)
+    targets = (tokens * 7 + 3) % PLAIN.vocab_size  # something to learn
+    num_valid = torch.tensor([16, 0, 3, 11])
+    targets[torch.arange(SEQ_LEN) >= num_valid[:, None]] = -100
+    starts = torch.rand(NUM_ROWS, SEQ_LEN, generator=generator) < 0.2
+    starts[:, 0] = True
+    return tokens, targets, starts
+
+
+def whole(tensor: torch.Tensor | None) -> torch.Tensor:
+    assert tensor is not None
+    return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).clone()
+
+
+def digests(run: Assembly) -> dict[str, str]:
+    return {
+        name: hashlib.sha256(whole(tensor).numpy().tobytes()).hexdigest()
+        for name, tensor in run.tensors().items()
+    }

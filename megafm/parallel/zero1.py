@@ -12,11 +12,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
+# The ops under torch's functional collectives, whose Python names differ between 2.11 and 2.13.
+_c10d = torch.ops._c10d_functional
 BUCKET_BYTES = 64 << 20  # of gathered parameters: enough for full bandwidth, little as a buffer
 
 
@@ -60,12 +61,11 @@ class ShardedStep:
 
     @torch.no_grad()
     def _gather(self, *_: Any) -> None:
-        world_size = self.mesh.size()
+        group, world_size = self.mesh.get_group(), self.mesh.size()
         for names in self._buckets():
             mine = torch.cat([self._padded_rows(name) for name in names])
-            gathered = mine.new_empty(world_size * mine.numel())
-            dist.all_gather_into_tensor(gathered, mine, group=self.mesh.get_group())
-            everyones = gathered.view(world_size, -1)
+            pending = _c10d.all_gather_into_tensor(mine, world_size, group.group_name)
+            everyones = _c10d.wait_tensor(pending).view(world_size, -1)
             offset = 0
             for name in names:
                 whole = self._parameters[name]

@@ -22,13 +22,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from megafm.train.assemble import Assembly, assemble
 
 from benchmarks.machine import ROOT, provenance, slug
 from megafm.device import keep_freed_memory
 from megafm.model import ModelConfig
 from megafm.parallel import world
 from megafm.parallel.mesh import ParallelConfig, build_mesh
+from megafm.train.assemble import Assembly, assemble
 from megafm.train.config import OptimConfig
 from megafm.train.optimizer import clip_grad_norm
 

@@ -28,7 +28,8 @@ from tests.parallel.layouts import LAYOUTS, by_world_size, world_size
 from tests.ranks import RankPool
 
 NUM_ROWS, SEQ_LEN = 4, 16
-OPTIM = OptimConfig(lr=1e-2, clip_grad_norm=0.5)
+ADAMW = OptimConfig(lr=1e-2, clip_grad_norm=0.5)
+MUON = replace(ADAMW, name="muon")
 REFERENCE = dict.fromkeys(ops.backends(), "reference")
 
 PLAIN = ModelConfig(
@@ -62,10 +63,13 @@ class Case:
     num_steps: int
     num_micro_batches: int = 1
     recomputed: tuple[str, ...] = ("none",)
+    optim: OptimConfig = ADAMW
 
 
 CASES = {
-    "tied_fp64": Case(PLAIN, False, torch.float64, 1e-10, 1e-10, num_steps=1, num_micro_batches=2),
+    "tied_fp64": Case(
+        PLAIN, False, torch.float64, 1e-10, 1e-10, num_steps=2, num_micro_batches=2, optim=MUON
+    ),
     "tied_fp32": Case(PLAIN, False, torch.float32, 1e-5, 1e-4, num_steps=20),
     "packed_fp64": Case(OTHER, True, torch.float64, 1e-10, 1e-10, num_steps=20),
     "packed_fp32": Case(
@@ -194,7 +198,7 @@ def run_case(
             losses.append(backward(run, case, mesh, step))
             if step == 0:
                 gradients = {name: whole(p.grad) for name, p in run.model.named_parameters()}
-            clip_grad_norm(run.model, OPTIM.clip_grad_norm)
+            clip_grad_norm(run.model, case.optim.clip_grad_norm)
             run.optimizer.step()
             run.model.zero_grad()
         losses.append(backward(run, case, mesh, case.num_steps))
@@ -216,7 +220,7 @@ def case_set_up(
         with ops.use(**(REFERENCE if exact else {})):
             yield assemble(
                 case.model,
-                OPTIM,
+                case.optim,
                 parallel,
                 mesh,
                 device=torch.device("cpu"),

@@ -36,9 +36,10 @@ lint: setup  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-gates: setup  ## the C++ of every instruction set without warnings, and under sanitizers
+gates: setup  ## the C++ of every instruction set without warnings, and under sanitizers; Triton's
 	$(BIN)/python tools/compile_ops.py --strict
 	$(BIN)/python tools/gate_sanitizers.py
+	$(BIN)/python tools/gate_triton.py
 
 clean:  ## remove .venv, build outputs and caches; runs/ stays
 	rm -rf .venv build dist megafm.egg-info megafm/_ops.so .mypy_cache .pytest_cache .ruff_cache .hypothesis

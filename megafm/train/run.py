@@ -122,14 +122,15 @@ class Run(Assembly):
 def open_run(job: TrainJob) -> Iterator[Run]:
     """Join the world, build or resume the run, and leave the world at the end."""
     device = resolve_device(job.device)
-    precision = resolve_precision(job.train.precision, device)
-    parallel = resolve_layout(job.parallel, world.world_size(), job.model, job.train.seq_len)
-    _check_batch(job, parallel)
-    _check_folder(job.run.dir)
-    if device.type == "cpu":
-        set_up_cpu()
-    ops.configure(job.ops)
-    with world.process_group(device, parallel.timeout_s):
+    # Join before anything is checked: of ranks that find the same mistake, one then says it.
+    with world.process_group(device, job.parallel.timeout_s):
+        precision = resolve_precision(job.train.precision, device)
+        parallel = resolve_layout(job.parallel, world.world_size(), job.model, job.train.seq_len)
+        _check_batch(job, parallel)
+        _check_folder(job.run.dir)
+        if device.type == "cpu":
+            set_up_cpu()
+        ops.configure(job.ops)
         mesh = build_mesh(parallel, device.type) if world.world_size() > 1 else None
         with _only_writer(job.run.dir), _saver(job) as saver:
             run = _build(job, device, precision, parallel, mesh, saver)

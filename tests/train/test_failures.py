@@ -10,19 +10,23 @@ from pathlib import Path
 
 import pytest
 
+from megafm import errors
 from megafm.config import to_dict
 from megafm.parallel.mesh import ParallelConfig
+from megafm.train.config import TrainJob
+from megafm.train.run import open_run
 from tests.corpus import train_job
+from tests.ranks import RankPool
 from tests.train.test_stop import flattened
 
-TIMEOUT_S = 3
+TIMEOUT_S = 15  # in which ranks also join: a busy machine starts them seconds apart
 
 
 @pytest.mark.parametrize(
     ("failure", "error"),
     [
         ("throw", "[rank1]: RuntimeError: a fault of rank 1"),
-        ("stall", "megafm [rank 1]: error: stalled: other ranks waited 3 s"),
+        ("stall", "megafm [rank 1]: error: stalled: other ranks waited 15 s"),
     ],
 )
 def test_the_failing_rank_speaks_and_the_others_end_quietly(
@@ -60,3 +64,19 @@ def test_a_mistake_that_every_rank_makes_is_said_once(corpus: Path, tmp_path: Pa
     result = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert result.stderr.count("error: train.steps=0: must be at least 1") == 1, result.stderr
     assert "<NO_OTHER_FAILURES>" in result.stderr
+
+
+def test_of_ranks_that_find_the_same_mistake_one_says_it(
+    corpus: Path, tmp_path: Path, ranks: RankPool
+) -> None:
+    job = train_job(corpus, tmp_path, parallel=ParallelConfig(dp_shard=3, dp_replicate=1))
+    assert sorted(ranks.run(how_it_ends, 2, job)) == ["SystemExit", "ValueError"]
+
+
+def how_it_ends(job: TrainJob) -> str:
+    errors.QUIET_S = 0.0
+    try:
+        with open_run(job):
+            return "not at all"
+    except BaseException as error:
+        return type(error).__name__

@@ -50,6 +50,13 @@ def process_group(device: torch.device, timeout_s: float) -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def limit_waits(timeout_s: float) -> None:
+    """Let collectives of every group wait no longer: torch gives 10 or 30 minutes to those that a
+    mesh makes, whatever the world was joined with."""
+    for group in list(dist.distributed_c10d._world.pg_map):
+        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_s), group)
+
+
 def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
     """The sum of `values` over all ranks, in place; `values` itself when there is one rank."""
     if world_size() > 1:

@@ -134,6 +134,7 @@ def open_run(job: TrainJob) -> Iterator[Run]:
         mesh = build_mesh(parallel, device.type) if world.world_size() > 1 else None
         with _only_writer(job.run.dir), _saver(job) as saver:
             run = _build(job, device, precision, parallel, mesh, saver)
+            world.limit_waits(job.parallel.timeout_s)
             _introduce(run)
             _write_identity(run)
             yield run

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
 
 from megafm import errors
 from megafm.config import to_dict
@@ -71,6 +73,23 @@ def test_of_ranks_that_find_the_same_mistake_one_says_it(
 ) -> None:
     job = train_job(corpus, tmp_path, parallel=ParallelConfig(dp_shard=3, dp_replicate=1))
     assert sorted(ranks.run(how_it_ends, 2, job)) == ["SystemExit", "ValueError"]
+
+
+@pytest.mark.parametrize("parallel", [(2, 1, 3), (1, 2, 3), (1, 2, 1)], ids=str)
+def test_every_group_of_ranks_waits_as_long_as_the_config_says(
+    parallel: tuple[int, int, int], corpus: Path, tmp_path: Path, ranks: RankPool
+) -> None:
+    replicate, shard, zero = parallel
+    layout = ParallelConfig(dp_replicate=replicate, dp_shard=shard, zero=zero, timeout_s=77)
+    for timeouts in ranks.run(group_timeouts, 2, train_job(corpus, tmp_path, parallel=layout)):
+        assert len(timeouts) > 1 and set(timeouts) == {77.0}
+
+
+def group_timeouts(job: TrainJob) -> list[float]:
+    with open_run(job):
+        groups = list(dist.distributed_c10d._world.pg_map)
+        backends = [group._get_backend(torch.device("cpu")) for group in groups]
+        return [backend.options._timeout.total_seconds() for backend in backends]
 
 
 def how_it_ends(job: TrainJob) -> str:

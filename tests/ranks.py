@@ -59,6 +59,7 @@ def _start() -> tuple[Any, Connection]:
 def _serve(connection: Connection) -> None:
     import torch
     import torch.distributed as dist
+    from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 
     torch.set_num_threads(1)
     while True:
@@ -78,6 +79,8 @@ def _serve(connection: Connection) -> None:
         finally:
             if dist.is_initialized():
                 dist.destroy_process_group()
+            # it keeps meshes, and gives one of a world that is gone for an equal one of the next
+            _clear_sharding_prop_cache()
         connection.send(answer)
 
 

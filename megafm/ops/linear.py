@@ -59,8 +59,18 @@ class _OneDnn(torch.autograd.Function):
         d_x = linear(d_y, weight.T) if ctx.needs_input_grad[0] else None
         d_weight = None
         if ctx.needs_input_grad[1]:
-            d_weight = linear(d_y.flatten(0, -2).T, x.flatten(0, -2).T)
+            d_weight = weight_gradient(d_y.flatten(0, -2), x.flatten(0, -2))
         return d_x, d_weight
+
+
+def weight_gradient(d_y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """d_y.T @ x of (rows, out_features) and (rows, in_features); may be a transposed view.
+
+    oneDNN copies a transposed first argument, so the narrower one goes first.
+    """
+    if d_y.shape[1] > x.shape[1]:
+        return linear(x.T, d_y.T).T
+    return linear(d_y.T, x.T)
 
 
 def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -30,7 +30,7 @@ from megafm.ops.cross_entropy import (
     token_losses,
     token_stats,
 )
-from megafm.ops.linear import linear
+from megafm.ops.linear import linear, weight_gradient
 from megafm.ops.processor import has_bf16_units
 
 # Size of a chunk's logits in fp32: on a CPU a share of the last-level cache.
@@ -222,7 +222,7 @@ def _run(
         if d_hidden is not None and scale is not None:
             d_hidden[chunk] = linear(logits, weight.T)
         if d_weight is not None and scale is not None:
-            d_weight += linear(logits.T, x.T)
+            d_weight += weight_gradient(logits, x)
     if terms.group is not None and d_hidden is not None:
         d_hidden = functional.all_reduce(d_hidden, "sum", terms.group)
     return losses, d_hidden, None if d_weight is None else d_weight.to(weight_dtype)

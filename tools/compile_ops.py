@@ -45,7 +45,14 @@ COMMON_FLAGS = [
     f"-DTORCH_TARGET_VERSION=0x{OLDEST_TORCH[0]:02x}{OLDEST_TORCH[1]:02x}000000000000",
 ]
 # Without the second, g++ keeps comparisons of floats as branches and vectorises no loop of them.
-KERNEL_FLAGS = ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
+# Without thread-jumps g++ computes what follows a clamp once, not for the bound's branch too.
+KERNEL_FLAGS = [
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-fno-thread-jumps",
+    "-Wno-ignored-optimization-argument",  # clang++ has no such flag
+]
 SANITIZE_FLAGS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 # Per machine type, the instruction sets that each kernel is compiled for; cpuid picks at run time.

@@ -61,11 +61,11 @@ void softmax_block(const AttentionShape& shape, State& state, int32_t key, int64
 #pragma GCC unroll 4
       for (int u = 0; u < row_multiple; ++u) {
         vec& at = at_vec(scores + (j + u) * lane_count + lane);
-        at = exp(at - shift);
+        at = exp_of_normal(at - shift);
         total[u] += at;
       }
     }
-    const vec rescale = exp(before - shift);
+    const vec rescale = exp_of_normal(before - shift);
     at_vec(state.most + lane) = most[0];
     at_vec(state.rescale + lane) = rescale;
     vec& sum = at_vec(state.total + lane);

@@ -80,7 +80,7 @@ void softmax_block(const AttentionShape& shape, const Lanes& lanes, const Buffer
         logit = cap_score(score, shape.softcap);
         slope = 1.0f - (logit / shape.softcap) * (logit / shape.softcap);
       }
-      score = exp(logit - at_vec(at.lse + lane));
+      score = exp_of_normal(logit - at_vec(at.lse + lane));
       d_score = score * (d_score - at_vec(at.delta + lane));
       if (capped) {
         d_score *= slope;

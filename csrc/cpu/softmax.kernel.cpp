@@ -26,7 +26,7 @@ static inline float sum_of_exp(const T* x, int64_t count, float shift) {
   float total = 0;
 #pragma omp simd reduction(+ : total)
   for (int64_t i = 0; i < count; ++i) {
-    total += exp(load(x[i]) - shift);
+    total += exp_of_normal(load(x[i]) - shift);
   }
   return total;
 }
@@ -76,14 +76,24 @@ void softmax_backward(const LogitRows<T>& at, const SoftmaxGradient& from, T* d_
     }
     const float top = from.top[row], log_total = from.log_total[row];
     const float softcap = from.softcap;
-    const auto gradient = [=](float x, float extra) {
-      const float slope = softcap == 0 ? 1 : 1 - (x / softcap) * (x / softcap);
-      return (exp(x - top - log_total) * d_lse + extra) * slope;
-    };
-    const float at_column = column == no_column ? 0 : gradient(load(logits[column]), d_picked);
+    const auto gradient = [=](float x) { return exp_of_normal(x - top - log_total) * d_lse; };
+    const auto slope = [=](float x) { return 1 - (x / softcap) * (x / softcap); };
+    float at_column = 0;
+    if (column != no_column) {
+      const float x = load(logits[column]);
+      at_column = (gradient(x) + d_picked) * (softcap == 0 ? 1 : slope(x));
+    }
+    if (softcap == 0) {
 #pragma omp simd
-    for (int64_t i = 0; i < vocab; ++i) {
-      store(d_row[i], gradient(load(logits[i]), 0));
+      for (int64_t i = 0; i < vocab; ++i) {
+        store(d_row[i], gradient(load(logits[i])));
+      }
+    } else {
+#pragma omp simd
+      for (int64_t i = 0; i < vocab; ++i) {
+        const float x = load(logits[i]);
+        store(d_row[i], gradient(x) * slope(x));
+      }
     }
     if (column != no_column) {
       store(d_row[column], at_column);

@@ -18,7 +18,7 @@ void swiglu_forward(const GateAndUp<T>& at, T* out, int64_t begin, int64_t end) 
 #pragma omp simd
     for (int64_t i = 0; i < dim; ++i) {
       const float g = load(gate[i]);
-      store(y[i], g / (1 + exp(-g)) * load(up[i]));
+      store(y[i], g / (1 + exp_of_normal(-g)) * load(up[i]));
     }
   }
 }
@@ -38,7 +38,7 @@ void swiglu_backward(const GateAndUp<T>& at, const T* d_out, int64_t d_out_strid
 #pragma omp simd
     for (int64_t i = 0; i < dim; ++i) {
       const float g = load(gate[i]), d = load(d_y[i]);
-      const float s = 1 / (1 + exp(-g));
+      const float s = 1 / (1 + exp_of_normal(-g));
       store(d_g[i], d * load(up[i]) * s * (1 + g * (1 - s)));
       store(d_u[i], d * (g * s));
     }

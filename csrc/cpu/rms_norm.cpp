@@ -44,13 +44,13 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x_in,
   check(x_in, weight_in);
   const Tensor x = stable::contiguous(x_in), weight = stable::contiguous(weight_in);
   const auto sizes = x.sizes();
-  Tensor y = stable::new_empty(x, sizes);
+  Tensor y = new_output(x);
   Tensor total = x;
   std::optional<Tensor> residual;
   if (residual_in) {
     check_like("rms_norm", *residual_in, x, "residual");
     residual = stable::contiguous(*residual_in);
-    total = stable::new_empty(x, sizes);
+    total = new_output(x);
   }
   Tensor rstd = stable::new_empty(x, sizes.slice(0, sizes.size() - 1), ScalarType::Float);
   const int64_t dim = weight.size(0);
@@ -102,7 +102,7 @@ std::tuple<Tensor, Tensor> rms_norm_backward(const Tensor& d_y_in,
                   "rms_norm: rstd must have one float32 per row of x");
   const int64_t blocks = std::clamp<int64_t>(rows / fewest_rows_per_block, 1, most_blocks);
   const int64_t per_block = (rows + blocks - 1) / blocks;
-  Tensor d_x = stable::new_empty(x, x.sizes());
+  Tensor d_x = new_output(x);
   Tensor d_weight = stable::new_empty(weight, weight.sizes());
   Tensor partial = stable::new_zeros(x, {blocks, dim}, ScalarType::Float);
   for_storage(x, weight, [&](auto* storage, auto* scale) {

@@ -17,9 +17,7 @@ import torch.nn.functional as F
 from megafm.ops import _library, registry, triton
 from megafm.ops.adapters import transformer_engine
 from megafm.ops.autocast import autocast_dtype
-from megafm.ops.blockwise_attention import Layout, blockwise_attention
 from megafm.ops.cpp import attention as cpp
-from megafm.ops.processor import has_bf16_units
 
 Attended = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
@@ -196,36 +194,12 @@ def _sdpa_refuses(
         return "torch's backward on CUDA is not deterministic"
     if options.cu_seqlens is not None and options.cu_seqlens_k is not options.cu_seqlens:
         return "some queries of a document may see none of its keys"
-    return _plain_softmax_refuses(q, k, options)
-
-
-def _plain_softmax_refuses(q: torch.Tensor, k: torch.Tensor, options: Options) -> str | None:
     if options.softcap is not None or options.sinks is not None or options.return_lse:
         return "it has no softcap, sinks or lse"
     bounded = options.causal or options.window is not None
     if k.shape[1] == 0 or (bounded and q.shape[1] > k.shape[1]):
         return f"some of {q.shape[1]} queries see none of {k.shape[1]} keys"
     return None
-
-
-def _blockwise(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options) -> torch.Tensor:
-    return blockwise_attention(q, k, v, Layout(options.causal, options.window, options.scale))
-
-
-def _blockwise_refuses(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options
-) -> str | None:
-    if not q.dtype == k.dtype == v.dtype == torch.bfloat16:
-        return f"it gains nothing in {q.dtype}, only in bfloat16"
-    if options.cu_seqlens is not None:
-        return "it has no packed documents"
-    return _plain_softmax_refuses(q, k, options)
-
-
-def _blockwise_unavailable() -> str | None:
-    if has_bf16_units():
-        return None
-    return "this CPU has no bf16 matrix instructions"
 
 
 def _triton(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options) -> Attended:
@@ -293,11 +267,6 @@ registry.register(
 )
 registry.register("attention", "sdpa", registry.Backend(_sdpa, refuses=_sdpa_refuses))
 registry.register("attention", "transformer_engine", transformer_engine.ATTENTION)
-registry.register(
-    "attention",
-    "torch",
-    registry.Backend(_blockwise, _blockwise_unavailable, _blockwise_refuses),
-)
 registry.register(
     "attention", "triton", registry.Backend(_triton, triton.missing, _triton_refuses, triton.FIX)
 )

@@ -10,10 +10,11 @@ that each hold a block of keys adds up the dq of every block, and each block's d
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
-from megafm.ops import registry
+from megafm.ops import _library, registry, triton
 from megafm.ops.attention import Options, by_query_head, check, scores_of, visible
 from megafm.ops.cpp import attention as cpp
 
@@ -70,13 +71,11 @@ def attention_backward(
     )
     check(q, k, v, options, cu_seqlens_k)
     _check_saved(dout, q, v, out, lse, d_lse)
-    takes = q.device.type == "cpu" and cpp.refuses(q, k, v, options) is None
-    if takes and registry.why_not("attention", "cpu") is None:
-        return cpp.run_backward(dout, q, k, v, out, lse, d_lse, options)
-    return reference_backward(dout, q, k, v, out, lse, d_lse, options)
+    saved = (dout, q, k, v, out, lse, d_lse)
+    return registry.dispatch("attention_backward", q.device, *saved, options)
 
 
-def reference_backward(
+def reference(
     dout: torch.Tensor,
     q: torch.Tensor,
     k: torch.Tensor,
@@ -132,3 +131,34 @@ def _check_saved(
         if x is not None and (tuple(x.shape) != shape or x.dtype != dtype):
             got = f"{tuple(x.shape)} {x.dtype}"
             raise ValueError(f"attention_backward: {name} is {got}; give {shape} {dtype}")
+
+
+def _cpu_refuses(dout: torch.Tensor, *rest: Any) -> str | None:
+    q, k, v, *_, options = rest
+    return cpp.refuses(q, k, v, options)
+
+
+def _triton(*arguments: Any) -> Gradients:
+    from megafm.ops.triton import attention as kernels
+
+    return kernels.backward(*arguments)[:3]
+
+
+def _triton_refuses(dout: torch.Tensor, *rest: Any) -> str | None:
+    from megafm.ops.triton import attention as kernels
+
+    q, k, v, *_, options = rest
+    return kernels.refuses(q, k, v, options)
+
+
+registry.register("attention_backward", "reference", registry.Backend(reference))
+registry.register(
+    "attention_backward",
+    "cpu",
+    registry.Backend(cpp.run_backward, _library.library_missing, _cpu_refuses, _library.FIX),
+)
+registry.register(
+    "attention_backward",
+    "triton",
+    registry.Backend(_triton, triton.missing, _triton_refuses, triton.FIX),
+)

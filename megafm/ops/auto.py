@@ -45,10 +45,11 @@ class Rule:
 # op -> its rules; the first that holds counts.
 AUTO: dict[str, tuple[Rule, ...]] = {
     "attention": (
-        Rule("cpu", ("sdpa", "cpu"), shapes=("decode",)),
-        Rule("cpu", ("cpu", "torch", "sdpa")),
+        Rule("cpu", ("sdpa", "cpu"), (torch.float32,), ("decode",)),
+        Rule("cpu", ("cpu", "sdpa")),
         Rule("cuda", ("sdpa",)),
     ),
+    "attention_backward": (Rule("cpu", ("cpu",)),),
     "rms_norm": (
         Rule("cpu", ("cpu", "torch")),
         Rule("cuda", ("torch",)),
@@ -72,8 +73,10 @@ AUTO: dict[str, tuple[Rule, ...]] = {
 }
 
 
-def _attention_shape(q: torch.Tensor, *rest: Any) -> str:
-    return "decode" if q.shape[1] == 1 else "sequence"
+def _attention_shape(q: torch.Tensor, k: torch.Tensor, *rest: Any) -> str:
+    if q.shape[1] > 1:
+        return "sequence"
+    return "decode" if q.shape[2] == k.shape[2] else "grouped decode"
 
 
 def _linear_shape(x: torch.Tensor, weight: torch.Tensor) -> str:
@@ -82,7 +85,7 @@ def _linear_shape(x: torch.Tensor, weight: torch.Tensor) -> str:
 
 # op -> its classes of shape and the function of the op's arguments that names one.
 SHAPE_CLASSES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
-    "attention": (("sequence", "decode"), _attention_shape),
+    "attention": (("sequence", "decode", "grouped decode"), _attention_shape),
     "linear": (("large", "small"), _linear_shape),
 }
 

@@ -183,6 +183,7 @@ class OpsConfig:
     """The backend of each op; "auto" is the fastest one that can run and takes the input."""
 
     attention: str = "auto"
+    attention_backward: str = "auto"
     rms_norm: str = "auto"
     rope: str = "auto"
     swiglu: str = "auto"

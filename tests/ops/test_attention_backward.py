@@ -8,12 +8,12 @@ import torch
 from megafm import ops
 from megafm.ops import _library
 from megafm.ops.attention import Options
-from megafm.ops.attention_backward import attention_backward, reference_backward
+from megafm.ops.attention_backward import attention_backward, reference
 from megafm.ops.cpp import attention as cpp
 from tests.ops.test_attention import CASES, make
 
 NAMES = [name for name in CASES if name != "sinks"]
-BACKENDS = {"reference": reference_backward, "cpu": cpp.run_backward}
+BACKENDS = {"reference": reference, "cpu": cpp.run_backward}
 
 
 @pytest.fixture(params=BACKENDS)

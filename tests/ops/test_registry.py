@@ -66,8 +66,10 @@ def test_a_rule_counts_for_its_device_dtype_and_class_of_shape(
     assert auto.order("attention", "cpu", fp32, "sequence") == ("cpu",)
     assert auto.order("attention", "cpu", bf16, "sequence") == ()
     assert auto.order("attention", "cuda", fp32, "sequence") == ("triton",)
-    assert auto.shape_class("attention", torch.empty(2, 1, 4, 8)) == "decode"
-    assert auto.shape_class("attention", torch.empty(2, 5, 4, 8)) == "sequence"
+    one = torch.empty(2, 1, 4, 8)
+    assert auto.shape_class("attention", one, one) == "decode"
+    assert auto.shape_class("attention", one, one[:, :, :2]) == "grouped decode"
+    assert auto.shape_class("attention", torch.empty(2, 5, 4, 8), one) == "sequence"
 
 
 def test_a_fall_to_the_reference_is_announced_once(

@@ -102,7 +102,8 @@ def attention_forward(
         highest, total, sums = _add_block(scores, value, highest, total, sums)
 
     row = (batch * heads + head) * seq_q + queries
-    tl.store(lse + row, highest + tl.log2(total) * LN2, mask=valid)
+    log_total = tl.where(highest == float("inf"), highest, highest + tl.log2(total) * LN2)
+    tl.store(lse + row, log_total, mask=valid)
     sums = sums / tl.where(total == 0.0, 1.0, total)[:, None]
     out_rows = out + ((batch * seq_q + queries) * heads + head)[:, None] * V_DIM + v_dims[None, :]
     tl.store(

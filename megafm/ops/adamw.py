@@ -249,14 +249,16 @@ class AdamW(torch.optim.Optimizer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, but every state keeps its dtype: torch rounds it to the parameter's."""
+        """As torch's, but every state keeps its dtype (torch rounds it to the parameter's), and
+        becomes contiguous (torch lays a moment out like its parameter): it is stepped in place."""
         super().load_state_dict(state_dict)
         saved = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
         own = chain.from_iterable(group["params"] for group in self.param_groups)
         for index, parameter in zip(saved, own, strict=True):
             for name, value in state_dict["state"].get(index, {}).items():
                 device = value.device if name == "step" else parameter.device
-                self.state[parameter][name] = value.to(device, copy=True)
+                layout = torch.contiguous_format
+                self.state[parameter][name] = value.to(device, copy=True, memory_format=layout)
 
 
 def _step_lists(step: int, tensors: list[list[torch.Tensor]], group: dict[str, Any]) -> None:

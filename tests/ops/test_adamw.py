@@ -191,6 +191,23 @@ def test_loading_does_not_tie_two_optimizers_together() -> None:
     assert int(saved["state"][0]["step"]) == 1
 
 
+def test_moments_that_torch_laid_out_like_a_transposed_parameter_are_stepped_on() -> None:
+    def transposed() -> torch.nn.Parameter:
+        return torch.nn.Parameter(torch.ones(6, 4).t())
+
+    mine, peer = [transposed()], [transposed()]
+    optimizer, torchs = ops.AdamW(mine, lr=0.1), torch.optim.AdamW(peer, lr=0.1)
+    train(torchs, peer, range(2))
+    mine[0].data.copy_(peer[0])
+    assert not torchs.state[peer[0]]["exp_avg"].is_contiguous()
+    optimizer.load_state_dict(torchs.state_dict())
+    train(torchs, peer, range(2, 5))
+    train(optimizer, mine, range(2, 5))
+    torch.testing.assert_close(mine, peer)
+    for name, value in torchs.state[peer[0]].items():
+        torch.testing.assert_close(optimizer.state[mine[0]][name], value)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, BF16])
 def test_what_is_not_finite_stays_in_its_element(bad: float, dtype: torch.dtype) -> None:

@@ -10,6 +10,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 
 from megafm.ops import adapters, registry
 from megafm.ops.adapters import multi_tensor
@@ -126,7 +127,11 @@ def _attention_refuses(
 
 
 def _cross_entropy(
-    logits: torch.Tensor, targets: torch.Tensor, ignore_index: int, z_loss: float
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    ignore_index: int,
+    z_loss: float,
+    group: dist.ProcessGroup | None,
 ) -> torch.Tensor:
     from transformer_engine.pytorch import parallel_cross_entropy
 
@@ -140,10 +145,16 @@ def _cross_entropy(
 
 
 def _cross_entropy_refuses(
-    logits: torch.Tensor, targets: torch.Tensor, ignore_index: int, z_loss: float
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    ignore_index: int,
+    z_loss: float,
+    group: dist.ProcessGroup | None,
 ) -> str | None:
     if z_loss:
         return "it has no z-loss"
+    if group is not None:
+        return "it is not adapted to a vocabulary that is sharded over ranks"
     if logits.dtype not in (torch.float32, torch.bfloat16):
         return f"it takes float32 and bfloat16, not {logits.dtype}"
     return adapters.refused_place(logits) or _overwrites_logits()

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from megafm import ops
+from megafm.ops import adapters, registry
 from megafm.ops.adapters import transformer_engine
 from megafm.ops.attention import Options, reference
 from tests.ops.adapters import kernels
@@ -229,12 +230,18 @@ def test_attention_refuses_shapes_and_dtypes() -> None:
     assert "multiple of 8" in refuses(q[..., :60], q[..., :60], q[..., :60], PLAIN)
 
 
-def test_cross_entropy_leaves_the_logits_alone() -> None:
+def test_cross_entropy_leaves_the_logits_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By way of the op: what it hands its backends is what the adapter takes."""
+    monkeypatch.setattr(adapters, "refused_place", lambda x: None)  # a GPU, or it is refused
+    monkeypatch.setattr(registry, "why_not", lambda op, backend: None)
     logits, targets = torch.randn(2, 3, 11, requires_grad=True), torch.randint(11, (2, 3))
     targets[0, 1] = -7
     before = logits.detach().clone()
-    losses = transformer_engine.CROSS_ENTROPY.run(logits, targets, -7, 0.0)
-    torch.testing.assert_close(losses, ops.cross_entropy(logits, targets, ignore_index=-7))
+    with ops.use(cross_entropy="reference"):
+        expected = ops.cross_entropy(logits, targets, ignore_index=-7)
+    with ops.use(cross_entropy="transformer_engine"):
+        losses = ops.cross_entropy(logits, targets, ignore_index=-7)
+    torch.testing.assert_close(losses, expected)
     losses.sum().backward()
     assert torch.equal(logits, before) and logits.grad is not None
 
@@ -243,8 +250,9 @@ def test_cross_entropy_refuses_z_loss_and_a_library_that_overwrites_logits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     refuses, logits = transformer_engine.CROSS_ENTROPY.refuses, torch.zeros(2, 4)
-    assert refuses(logits, logits[:, 0].long(), -100, 1e-4) == "it has no z-loss"
-    assert "not torch.float16" in refuses(logits.half(), logits[:, 0].long(), -100, 0.0)
+    assert refuses(logits, logits[:, 0].long(), -100, 1e-4, None) == "it has no z-loss"
+    assert "sharded" in refuses(logits, logits[:, 0].long(), -100, 0.0, "some ranks")
+    assert "not torch.float16" in refuses(logits.half(), logits[:, 0].long(), -100, 0.0, None)
     assert transformer_engine._overwrites_logits() is None
     transformer_engine._overwrites_logits.cache_clear()
     put_module(

@@ -74,8 +74,23 @@ def weight_gradient(d_y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """x @ weight.T by oneDNN, fp32, without a derivative."""
+    """x @ weight.T by oneDNN, fp32, without a derivative.
+
+    torch.compile gets an op of ours: of torch's own, inductor wants a weight that is a constant.
+    """
+    if torch.compiler.is_compiling():
+        return torch.ops.megafm.onednn_product(x, weight)
+    return _product(x, weight)
+
+
+def _product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+
+
+_library = torch.library.Library("megafm", "FRAGMENT")
+_library.define("onednn_product(Tensor x, Tensor weight) -> Tensor")
+_library.impl("onednn_product", _product, "CPU")
+torch.library.register_fake("megafm::onednn_product", reference)
 
 
 def onednn_unavailable() -> str | None:

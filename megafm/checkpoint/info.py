@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,8 +45,11 @@ class CheckpointInfo:
     files: dict[str, int] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        text = json.dumps(to_dict(self), indent=2)
-        (folder / FILE_NAME).write_text(text + "\n", encoding="utf-8")
+        """Return when it is on the disk: the checkpoints before it may then be removed."""
+        with (folder / FILE_NAME).open("w", encoding="utf-8") as file:
+            file.write(json.dumps(to_dict(self), indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     @classmethod
     def read(cls, folder: Path) -> CheckpointInfo:

@@ -8,6 +8,7 @@ and renamed when it is complete, so a crash or a full disk leaves those before i
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -68,8 +69,10 @@ def save(
     if world.rank() == 0:
         with _disk_errors(final, partial):
             info.with_files(partial).write(partial)
+            _sync_folder(partial)  # the tensor files have been synced by their writers
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
+            _sync_folder(final.parent)
     world.barrier(group)
     return final
 
@@ -150,6 +153,14 @@ def _find(path: Path, step: int | None) -> Path:
     if step not in by_step:
         raise ValueError(f"run.step={step}: not saved; set run.step to one of {sorted(by_step)}")
     return by_step[step]
+
+
+def _sync_folder(folder: Path) -> None:
+    """Return when the names in a folder are on the disk, and survive the loss of power."""
+    opened = os.open(folder, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # a file system that cannot
+        os.fsync(opened)
+    os.close(opened)
 
 
 @contextlib.contextmanager

@@ -94,7 +94,7 @@ class FailureWatch:
             ConnectionError, TimeoutError: another rank is gone or stalls, and cannot say so.
             SystemExit: another rank has said so.
         """
-        text = str(error)
+        text = " ".join(str(error).split())
         if isinstance(error, RuntimeError) and any(sign in text for sign in TIMED_OUT):
             self._set(TIMEOUT, str(self._rank))
             failure = self._answered()
@@ -102,7 +102,7 @@ class FailureWatch:
                 silent = self._silent_ranks()
                 who = f"ranks {silent}, which do not answer" if silent else "other ranks"
                 message = (
-                    f"waited {self._timeout_s:g} s (parallel.timeout_s) for {who}; "
+                    f"waited {self._timeout_s:g} s (parallel.timeout_s) for {who} ({text}); "
                     "run the same command again to go on from the last checkpoint"
                 )
                 if self._first(message) is None:
@@ -111,12 +111,13 @@ class FailureWatch:
             failure = self._answered()
             if failure is None:
                 message = (
-                    "lost contact with another rank, which left no error of its own (killed?); "
+                    "lost contact with another rank, which left no error of its own (killed?; "
+                    f"{text}); "
                     "run the same command again to go on from the last checkpoint"
                 )
                 if self._first(message) is None:
                     raise ConnectionError(message) from error
-        failure = self._first(" ".join(text.split()) or type(error).__name__)
+        failure = self._first(text or type(error).__name__)
         if failure is not None:
             self._name_on_other_host(failure)
             end_quietly()
@@ -200,8 +201,8 @@ class FailureWatch:
 
 
 def waits_in_collective(frame: FrameType) -> bool:
-    """Whether a thread waits for other ranks: in torch.distributed, or in a backward pass, whose
-    collectives are C++, or in this file after such a wait."""
+    """Whether a thread waits for other ranks: in torch.distributed or one of our collectives, in a
+    backward pass, whose collectives are C++, or in this package after such a wait."""
     files = [entry.filename.replace(os.sep, "/") for entry in traceback.extract_stack(frame)[-3:]]
-    waiting = ("torch/distributed/", "torch/autograd/", "megafm/parallel/failure.py")
+    waiting = ("torch/distributed/", "torch/autograd/", "megafm/parallel/")
     return any(part in file for file in files for part in waiting)

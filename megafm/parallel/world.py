@@ -6,11 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from megafm.parallel.failure import FailureWatch
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -61,6 +64,15 @@ def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
     """The sum of `values` over all ranks, in place; `values` itself when there is one rank."""
     if world_size() > 1:
         dist.all_reduce(values)
+    return values
+
+
+def gather(value: T) -> list[T]:
+    """The `value` of every rank, by rank: for small ones, once in a while."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
     return values
 
 

@@ -6,8 +6,9 @@ import contextlib
 import dataclasses
 import fcntl
 import os
+import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ from megafm.tokenizer import Tokenizer
 from megafm.train.assemble import Assembly, assemble
 from megafm.train.config import TrainJob
 from megafm.train.metrics import MetricsLog
+
+
+LOCK = ".lock"  # in the run folder: see _only_writer
 
 
 @dataclasses.dataclass
@@ -124,6 +128,7 @@ def open_run(job: TrainJob) -> Iterator[Run]:
     device = resolve_device(job.device)
     # Join before anything is checked: of ranks that find the same mistake, one then says it.
     with world.process_group(device, job.parallel.timeout_s):
+        _check_same_settings(job)
         precision = resolve_precision(job.train.precision, device)
         parallel = resolve_layout(job.parallel, world.world_size(), job.model, job.train.seq_len)
         _check_batch(job, parallel)
@@ -133,6 +138,7 @@ def open_run(job: TrainJob) -> Iterator[Run]:
         ops.configure(job.ops)
         mesh = build_mesh(parallel, device.type) if world.world_size() > 1 else None
         with _only_writer(job.run.dir), _saver(job) as saver:
+            _check_shared(job.run.dir)
             run = _build(job, device, precision, parallel, mesh, saver)
             world.limit_waits(job.parallel.timeout_s)
             _introduce(run)
@@ -159,7 +165,7 @@ def _only_writer(run_dir: str) -> Iterator[None]:
     if world.rank() != 0:
         yield
         return
-    with (Path(run_dir) / ".lock").open("w") as lock:
+    with (Path(run_dir) / LOCK).open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -169,7 +175,46 @@ def _only_writer(run_dir: str) -> Iterator[None]:
             ) from None
         except OSError:  # a file system without locks
             pass
+        lock.truncate(0)
+        lock.write(secrets.token_hex())  # what _check_shared looks for
+        lock.flush()
+        os.fsync(lock.fileno())
         yield
+
+
+def _check_same_settings(job: TrainJob) -> None:
+    """Refuse ranks that were started with different settings: each would step its replica of the
+    model in its own way, and no collective would tell. Folders may have a name on each host."""
+    settings = {
+        name: value
+        for name, value in to_dict(job).items()
+        if name not in ("run", "data", "tokenizer")
+    }
+    by_rank = world.gather(settings)
+    other = _first_other(by_rank)
+    if other is not None:
+        change = next(_changes(by_rank[0], by_rank[other]))
+        raise ValueError(
+            f"settings differ from rank 0 to rank {other}: {change}; start every host with the same"
+        )
+
+
+def _check_shared(run_dir: str) -> None:
+    """Refuse a run folder that is another one on another host, where a part of each checkpoint
+    would stay."""
+    world.barrier()  # rank 0 has written the lock
+    path = Path(run_dir) / LOCK
+    other = _first_other(world.gather(path.read_bytes() if path.exists() else b""))
+    if other is not None:
+        raise ValueError(
+            f"run.dir={run_dir}: not the same folder on rank 0 and rank {other}; set run.dir to a "
+            "folder that all hosts share"
+        )
+
+
+def _first_other(values: Sequence[object]) -> int | None:
+    """The first rank whose value is not that of rank 0."""
+    return next((rank for rank, value in enumerate(values) if value != values[0]), None)
 
 
 def _saver(job: TrainJob) -> AbstractContextManager[BackgroundSaver | None]:
@@ -224,6 +269,14 @@ def _build(
 def _resume(run: Run) -> None:
     """Load the latest checkpoint of the run folder, if any, and check that it is of this run."""
     folder = checkpoint.latest(run.job.run.dir)
+    start = (folder and folder.name, run.tokenizer_hash, run.snapshot_id)
+    starts = world.gather(start)
+    other = _first_other(starts)
+    if other is not None:
+        raise ValueError(
+            f"run.dir, tokenizer.dir, data.dir: rank 0 finds {starts[0]} there, rank {other} "
+            f"{starts[other]}; give every host the same files"
+        )
     if folder is None:
         return
     info = CheckpointInfo.read(folder)

@@ -23,7 +23,8 @@ class StopSignal:
 
     @property
     def exit_code(self) -> int:
-        return 128 + self.received
+        """Of this rank's signal, or of the SIGTERM that another rank has received."""
+        return 128 + (self.received or signal.SIGTERM)
 
     def __enter__(self) -> StopSignal:
         for number in (signal.SIGTERM, signal.SIGINT):

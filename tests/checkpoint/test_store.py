@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,26 @@ def test_a_model_comes_back_bit_for_bit(tmp_path: Path) -> None:
 def test_nothing_is_pickled(tmp_path: Path) -> None:
     names = {path.suffix for path in saved(tmp_path).iterdir()}
     assert names == {".safetensors", ".json"}
+
+
+def test_all_of_it_is_on_the_disk_before_it_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = set()
+    fsync, rename = os.fsync, Path.rename
+
+    def note(descriptor: int) -> None:
+        fsync(descriptor)
+        synced.add(os.fstat(descriptor).st_ino)
+
+    def check(partial: Path, final: Path) -> Path:
+        assert {path.stat().st_ino for path in (partial, *partial.iterdir())} <= synced
+        return rename(partial, final)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(Path, "rename", check)
+    folder = saved(tmp_path)
+    assert folder.is_dir() and folder.parent.stat().st_ino in synced
 
 
 def test_steps_are_picked_and_unknown_ones_named(tmp_path: Path) -> None:

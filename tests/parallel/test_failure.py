@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import signal
+import sys
+import threading
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from megafm import errors
-from megafm.parallel import failure
+from megafm.parallel import collectives, failure
 from megafm.parallel.failure import FailureWatch
 
 CLOSED = "[pair.cc:553] Connection closed by peer [127.0.0.1]:37531"
@@ -71,9 +77,37 @@ def test_a_rank_that_was_killed_is_said_by_one_that_misses_it(
 
 def test_ranks_that_do_not_answer_are_named(store: dist.Store) -> None:
     store.set("megafm/answer/1", "")
-    named = r"waited 1 s .*for ranks \[2\], which do not answer"
+    named = r"waited 1 s .*for ranks \[2\], which do not answer \(.* Timed out waiting 5000ms"
     with pytest.raises(TimeoutError, match=named), watch(store, 0):
         raise RuntimeError(TIMED_OUT)
+
+
+def test_a_rank_in_one_of_our_collectives_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrived = threading.Lock()
+    arrived.acquire()
+    ops = SimpleNamespace(
+        all_gather_into_tensor=lambda *_: None, wait_tensor=lambda _: arrived.acquire()
+    )
+    monkeypatch.setattr(collectives, "_c10d", ops)
+    group = SimpleNamespace(size=lambda: 2, group_name="tp")
+    gathering = collectives.Gathering(torch.zeros(2), 0, cast(dist.ProcessGroup, group))
+    monkeypatch.setattr(collectives, "_dim_back", lambda x, dim: x)
+    thread = threading.Thread(target=gathering.wait)
+    thread.start()
+    assert waits(thread)
+    arrived.release()
+    thread.join()
+    at_work = threading.Thread(target=arrived.acquire)  # held again: in no collective
+    at_work.start()
+    assert not waits(at_work)
+    arrived.release()
+    at_work.join()
+
+
+def waits(thread: threading.Thread) -> bool:
+    """What is seen of a thread once it has come to a lock."""
+    time.sleep(0.2)
+    return failure.waits_in_collective(sys._current_frames()[thread.ident or 0])
 
 
 def test_a_normal_end_and_a_stop_say_nothing(store: dist.Store) -> None:

@@ -59,6 +59,10 @@ def test_the_second_signal_acts_at_once(monkeypatch: pytest.MonkeyPatch) -> None
         os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_a_rank_that_others_stop_ends_as_by_sigterm() -> None:
+    assert StopSignal().exit_code == 128 + signal.SIGTERM
+
+
 def test_under_torchrun_a_scheduler_and_torchrun_signal_the_same_stop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -33,7 +33,6 @@ from megafm.train.assemble import Assembly, assemble
 from megafm.train.config import TrainJob
 from megafm.train.metrics import MetricsLog
 
-
 LOCK = ".lock"  # in the run folder: see _only_writer
 
 

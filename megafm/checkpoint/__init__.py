@@ -1,4 +1,4 @@
-"""Checkpoints: sharded safetensors, written by any data-parallel layout and read by any other."""
+"""Checkpoints: sharded safetensors, written by any layout and read by any other."""
 
 from megafm.checkpoint.background import BackgroundSaver
 from megafm.checkpoint.info import CheckpointInfo

@@ -177,34 +177,6 @@ def test_bf16_over_tp_differs_from_one_rank_by_rounding(
         assert found["grad_norm"] == pytest.approx(one["grad_norm"], rel=2e-2)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_gradients_match_one_rank(
-    layout: str, corpus: Path, tmp_path: Path, ranks: RankPool
-) -> None:
-    world_size, parallel = LAYOUTS[layout]
-    expected = first_gradients(train_job(corpus, tmp_path / "one"))
-    job = train_job(corpus, tmp_path / "many", parallel=parallel)
-    for found in ranks.run(first_gradients, world_size, job):
-        assert found.keys() == expected.keys()
-        for name, gradient in expected.items():
-            error = (found[name] - gradient).norm() / gradient.norm()
-            assert error < 1e-5, f"{name}: {error:.2e}"
-
-
-def first_gradients(job: TrainJob) -> dict[str, torch.Tensor]:
-    """Every parameter's gradient after the first global batch, whole, on any rank."""
-    with open_run(job) as run:
-        tokens, targets = run.next_batch()
-        num_tokens = job.train.global_batch_size * job.train.seq_len
-        (run.loss(tokens, targets) / num_tokens).backward()
-        return {name: _whole(p.grad) for name, p in run.model.named_parameters()}
-
-
-def _whole(tensor: torch.Tensor | None) -> torch.Tensor:
-    assert tensor is not None
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor.clone()
-
-
 def _train_and_die_after(job: TrainJob, steps: int) -> None:
     """Take `steps` steps of a longer run, then die without saving the last ones."""
     from megafm.train import loop

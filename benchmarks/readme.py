@@ -6,6 +6,7 @@ python -m benchmarks.readme
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,13 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 def filled(text: str) -> str:
     """README `text` with its generated parts made anew."""
-    for name, content in (("capture", capture()), ("results", quickstart_table())):
+    parts = {
+        "capture": capture(),
+        "results": quickstart_table(),
+        "ops": ops_table(),
+        "train": train_table(),
+    }
+    for name, content in parts.items():
         begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         before, _, rest = text.partition(begin)
         _, _, after = rest.partition(end)
@@ -62,6 +69,55 @@ def _cells(result: dict[str, Any]) -> list[str]:
         f"{summary['total_seconds'] / 60:.1f} min",
         f"{summary['peak_memory_bytes'] / 2**30:.1f} GiB",
     ]
+
+
+def ops_table() -> str:
+    """Per op, dtype and number of threads: the best peer's time over ours, against the bar."""
+    rows = [
+        "| op, both passes | threads | best peer / ours: least, median, most | bar | met |",
+        "|---|---|---|---|---|",
+    ]
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in _results("ops")]
+    for result in results:
+        groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+        for case in result["bars"]:
+            if case["bar"] is not None:
+                groups.setdefault((case["dtype"], case["threads"]), []).append(case)
+        for (dtype, threads), cases in groups.items():
+            ratios = [case["ratio"] for case in cases]
+            middle = f"{min(ratios):.2f}, {statistics.median(ratios):.2f}, {max(ratios):.2f}"
+            met = sum(case["ratio"] >= case["bar"] for case in cases)
+            bar = f"{cases[0]['bar']:.2f}"
+            name = f"`{result['op']}` {dtype}"
+            rows.append(f"| {name} | {threads} | {middle} | {bar} | {met} of {len(cases)} shapes |")
+    where = f"{results[0]['hardware']['device']}, torch {results[0]['versions']['torch']}"
+    return (
+        "\n".join(rows)
+        + f"\n\nOn {where}. The best peer is the fastest of torch eager and torch.compile, under "
+        "glibc's allocator as it comes and tuned to keep freed memory. "
+        "From `benchmarks/results/ops/*.json`, which hold every shape, provider and quantile."
+    )
+
+
+def train_table() -> str:
+    """Tokens per second of whole training steps, ours and the peers'."""
+    (path,) = _results("train")
+    result = json.loads(path.read_text(encoding="utf-8"))
+    rows = [
+        "| a Llama of 10 M parameters | ours, tokens/s | best peer, tokens/s | ours / its | bar |",
+        "|---|---|---|---|---|",
+    ]
+    for case in result["bars"]:
+        cores = f"{case['cores']} core{'s' if case['cores'] > 1 else ''}"
+        bar = f"{case['bar']:.2f}" if case["bar"] else ""
+        peer = f"{case['peer']:,.0f} ({case['best']})"
+        speeds = f"{case['ours']:,.0f} | {peer} | {case['ratio']:.2f}"
+        rows.append(f"| {case['dtype']}, {cores} | {speeds} | {bar} |")
+    peers = sorted({case["name"] for case in result["cases"]} - {"megafm"})
+    return "\n".join(rows) + (
+        f"\n\nEach at its better layout (threads or ranks). Peers: {', '.join(peers)}. "
+        f"From `{path.relative_to(ROOT)}`."
+    )
 
 
 def _results(suite: str) -> list[Path]:

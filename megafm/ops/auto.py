@@ -1,8 +1,7 @@
 """Which backend `auto` tries first, by device, dtype and class of shape: a table of measurements.
 
-The CPU rows are held to benchmarks/results/ops by tests/ops/test_auto.py: where a committed result
-has measured a case, the backend that comes first is none that lost. The CUDA rows are not measured
-yet: they name torch's own kernels.
+The CPU rows were measured (benchmarks/results/ops); tests/ops/test_auto.py fails where a rule is
+newer than its measurement. The CUDA rows are not measured yet: they name torch's own kernels.
 """
 
 from __future__ import annotations
@@ -99,6 +98,17 @@ def order(op: str, device: str, dtype: torch.dtype, shape: str) -> tuple[str, ..
     """The backends to try, best first; may be empty."""
     rules = AUTO[op]
     return next((rule.order for rule in rules if rule.holds(device, dtype, shape)), ())
+
+
+def described(op: str, device: str) -> list[str]:
+    """The rules of an op on a device, one line each, as results of measurements record them."""
+    lines = []
+    for rule in AUTO[op]:
+        if rule.device == device:
+            dtypes = ", ".join(str(dtype).removeprefix("torch.") for dtype in rule.dtypes)
+            when = " ".join(filter(None, (dtypes, ", ".join(rule.shapes)))) or "always"
+            lines.append(f"{when}: {', '.join(rule.order)}")
+    return lines
 
 
 def cases(op: str) -> list[tuple[torch.dtype, str]]:

@@ -1,0 +1,37 @@
+"""The table that `auto` picks from is the one that the committed benchmark results measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from megafm.ops import auto
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "ops"
+FILES = sorted(RESULTS.glob("*.json"))
+
+
+def test_every_measured_op_has_a_result() -> None:
+    assert {path.name.partition("_epyc")[0] for path in FILES} >= {"attention", "rms_norm", "rope"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_no_rule_is_newer_than_its_measurement(path: Path) -> None:
+    result = json.loads(path.read_text(encoding="utf-8"))
+    device = "cpu" if "EPYC" in result["hardware"]["device"] else "cuda"
+    assert result["auto"] == auto.described(result["op"], device), (
+        f"auto's table for {result['op']} changed: run megafm bench suite=ops only=[{result['op']}]"
+    )
+
+
+def test_a_rule_is_described_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = (
+        auto.Rule("cpu", ("sdpa", "cpu"), (torch.float32,), ("decode",)),
+        auto.Rule("cpu", ("cpu",)),
+        auto.Rule("cuda", ("triton",)),
+    )
+    monkeypatch.setitem(auto.AUTO, "attention", rules)
+    assert auto.described("attention", "cpu") == ["float32 decode: sdpa, cpu", "always: cpu"]

@@ -53,7 +53,7 @@ KERNEL_FLAGS = [
     "-fno-thread-jumps",
     "-Wno-ignored-optimization-argument",  # clang++ has no such flag
 ]
-SANITIZE_FLAGS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+SANITIZE_FLAGS = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 # Per machine type, the instruction sets that each kernel is compiled for; cpuid picks at run time.
 ISA_FLAGS = {

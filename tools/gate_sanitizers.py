@@ -22,8 +22,12 @@ TESTS = [
     "tests/ops/test_rope.py",
     "tests/ops/test_swiglu.py",
     "tests/ops/test_registry.py",
+    "tests/ops/test_edges.py",
     "tests/ops/cpp/test_attention.py",
 ]
+# Left to `make test`: sanitizers keep the compiler from vectorising, so sums are formed in another
+# order than the one whose error is held to the rule; and what has no C++ of ours.
+WITHOUT = "not error_rule and not triton and not sdpa and not torch"
 
 
 def main() -> None:
@@ -46,7 +50,7 @@ def main() -> None:
     if subprocess.run([sys.executable, "-c", loads], cwd=SHADOW, env=environment).returncode:
         sys.exit("gates: error: the sanitized library does not load (above)")
     # capture=sys: what a sanitizer writes to file descriptor 2 is seen.
-    command = [sys.executable, "-m", "pytest", "-q", "--capture=sys", *TESTS]
+    command = [sys.executable, "-m", "pytest", "-q", "--capture=sys", "-k", WITHOUT, *TESTS]
     run = subprocess.run([*command, *sys.argv[1:]], cwd=SHADOW, env=environment)
     sys.exit(run.returncode)
 

@@ -24,6 +24,7 @@ from benchmarks.ops.op import DTYPES, Op
 from benchmarks.worker import CLOCK, TUNED_MALLOC, Worker
 from megafm.bench import BenchJob, choose
 from megafm.device import resolve_device
+from megafm.ops import auto
 
 MIN_ROUNDS, MAX_ROUNDS = 5, 200
 FAR_BEHIND = 5  # times the fastest: two rounds of such a provider are enough
@@ -52,6 +53,7 @@ def measure(job: BenchJob, op: Op, device: torch.device, progress: Progress, tas
     result = (
         {"op": op.name, "clock": job.clock} | provenance(device) | {"ceilings": [], "cells": []}
     )
+    result["auto"] = auto.described(op.name, device.type)
     shapes = op.quick if job.quick else op.shapes
     for threads in _threads(job, device):
         with _workers(device, threads, job.clock) as workers:

@@ -15,7 +15,7 @@ FILES = sorted(RESULTS.glob("*.json"))
 
 
 def test_every_measured_op_has_a_result() -> None:
-    assert {path.name.partition("_epyc")[0] for path in FILES} >= {"attention", "rms_norm", "rope"}
+    assert {path.name.partition("_amd")[0] for path in FILES} >= {"attention", "rms_norm", "rope"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

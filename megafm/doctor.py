@@ -27,13 +27,10 @@ import megafm
 from megafm import device, ops
 from megafm.config import job
 from megafm.ops import _library, registry
+from megafm.ops.adapters.apex import FIX as INSTALL_APEX
 
 State = Literal["ok", "missing", "wrong"]
 
-INSTALL_APEX = (
-    "APEX_CPP_EXT=1 APEX_CUDA_EXT=1 pip install -v --no-build-isolation "
-    "git+https://github.com/NVIDIA/apex"
-)
 STYLE = {"ok": "green", "missing": "yellow", "wrong": "red"}
 
 

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+
+from megafm.ops import registry
 
 CHECKOUT = Path(__file__).parents[2]
 FIX = (
@@ -17,6 +21,11 @@ FIX = (
     if (CHECKOUT / "csrc").is_dir()
     else "pip install --no-build-isolation --force-reinstall --no-deps SOURCE_OF_MEGAFM"
 )
+
+
+def backend(run: Callable[..., Any], refuses: Callable[..., str | None]) -> registry.Backend:
+    """Functions over the library's ops as a backend."""
+    return registry.Backend(run, library_missing, refuses, FIX)
 
 
 def library_path() -> Path | None:

@@ -20,8 +20,7 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from megafm.ops import registry
-from megafm.ops import triton as triton_kernels
+from megafm.ops import registry, triton
 from megafm.ops.adapters import apex, transformer_engine
 
 Tensors = list[torch.Tensor]
@@ -133,25 +132,9 @@ def _torch_fused(
     )
 
 
-def _triton(*arguments: Any) -> None:
-    from megafm.ops.triton.adamw import run
-
-    run(*arguments)
-
-
-def _triton_refuses(params: Tensors, *rest: Any) -> str | None:
-    if params[0].dtype == torch.float64:
-        return "it computes in float32"
-    return triton_kernels.wrong_device(params[0])
-
-
 registry.register("adamw", "reference", registry.Backend(reference))
 registry.register("adamw", "torch", registry.Backend(_torch))
-registry.register(
-    "adamw",
-    "triton",
-    registry.Backend(_triton, triton_kernels.missing, _triton_refuses, fix=triton_kernels.FIX),
-)
+registry.register("adamw", "triton", triton.backend("adamw"))
 registry.register("adamw", "transformer_engine", transformer_engine.ADAMW)
 registry.register("adamw", "apex", apex.ADAMW)
 

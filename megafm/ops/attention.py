@@ -202,20 +202,6 @@ def _sdpa_refuses(
     return None
 
 
-def _triton(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options) -> Attended:
-    from megafm.ops.triton import attention as kernels
-
-    return kernels.run(q, k, v, options)
-
-
-def _triton_refuses(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options
-) -> str | None:
-    from megafm.ops.triton import attention as kernels
-
-    return kernels.refuses(q, k, v, options)
-
-
 def check(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -260,13 +246,7 @@ def _fit_together(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
 
 
 registry.register("attention", "reference", registry.Backend(reference))
-registry.register(
-    "attention",
-    "cpu",
-    registry.Backend(cpp.run, _library.library_missing, cpp.refuses, _library.FIX),
-)
+registry.register("attention", "cpu", _library.backend(cpp.run, cpp.refuses))
 registry.register("attention", "sdpa", registry.Backend(_sdpa, refuses=_sdpa_refuses))
+registry.register("attention", "triton", triton.backend("attention"))
 registry.register("attention", "transformer_engine", transformer_engine.ATTENTION)
-registry.register(
-    "attention", "triton", registry.Backend(_triton, triton.missing, _triton_refuses, triton.FIX)
-)

@@ -10,7 +10,6 @@ that each hold a block of keys adds up the dq of every block, and each block's d
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 
@@ -133,32 +132,10 @@ def _check_saved(
             raise ValueError(f"attention_backward: {name} is {got}; give {shape} {dtype}")
 
 
-def _cpu_refuses(dout: torch.Tensor, *rest: Any) -> str | None:
-    q, k, v, *_, options = rest
-    return cpp.refuses(q, k, v, options)
-
-
-def _triton(*arguments: Any) -> Gradients:
-    from megafm.ops.triton import attention as kernels
-
-    return kernels.backward(*arguments)[:3]
-
-
-def _triton_refuses(dout: torch.Tensor, *rest: Any) -> str | None:
-    from megafm.ops.triton import attention as kernels
-
-    q, k, v, *_, options = rest
-    return kernels.refuses(q, k, v, options)
-
-
 registry.register("attention_backward", "reference", registry.Backend(reference))
 registry.register(
-    "attention_backward",
-    "cpu",
-    registry.Backend(cpp.run_backward, _library.library_missing, _cpu_refuses, _library.FIX),
+    "attention_backward", "cpu", _library.backend(cpp.run_backward, cpp.refuses_backward)
 )
 registry.register(
-    "attention_backward",
-    "triton",
-    registry.Backend(_triton, triton.missing, _triton_refuses, triton.FIX),
+    "attention_backward", "triton", triton.backend("attention", "run_backward", "refuses_backward")
 )

@@ -25,17 +25,17 @@ class Rule:
     Attributes:
         dtypes: of the op's first argument; empty: any.
         shapes: classes of shape, see SHAPE_CLASSES; empty: any.
-        machine: whether it counts on this machine.
+        machine: asks whether it counts on this machine; None: it does on all.
     """
 
     device: str
     order: tuple[str, ...]
     dtypes: tuple[torch.dtype, ...] = ()
     shapes: tuple[str, ...] = ()
-    machine: Callable[[], bool] = lambda: True
+    machine: Callable[[], bool] | None = None
 
     def holds(self, device: str, dtype: torch.dtype, shape: str) -> bool:
-        if device != self.device or not self.machine():
+        if device != self.device or (self.machine is not None and not self.machine()):
             return False
         dtype_fits = not self.dtypes or dtype in self.dtypes
         return dtype_fits and (not self.shapes or shape in self.shapes)
@@ -72,10 +72,8 @@ AUTO: dict[str, tuple[Rule, ...]] = {
 }
 
 
-def _attention_shape(q: torch.Tensor, k: torch.Tensor, *rest: Any) -> str:
-    if q.shape[1] > 1:
-        return "sequence"
-    return "decode" if q.shape[2] == k.shape[2] else "grouped decode"
+def _attention_shape(q: torch.Tensor, *rest: Any) -> str:
+    return "sequence" if q.shape[1] > 1 else "decode"
 
 
 def _linear_shape(x: torch.Tensor, weight: torch.Tensor) -> str:
@@ -84,7 +82,7 @@ def _linear_shape(x: torch.Tensor, weight: torch.Tensor) -> str:
 
 # op -> its classes of shape and the function of the op's arguments that names one.
 SHAPE_CLASSES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
-    "attention": (("sequence", "decode", "grouped decode"), _attention_shape),
+    "attention": (("sequence", "decode"), _attention_shape),
     "linear": (("large", "small"), _linear_shape),
 }
 
@@ -106,7 +104,8 @@ def described(op: str, device: str) -> list[str]:
     for rule in AUTO[op]:
         if rule.device == device:
             dtypes = ", ".join(str(dtype).removeprefix("torch.") for dtype in rule.dtypes)
-            when = " ".join(filter(None, (dtypes, ", ".join(rule.shapes)))) or "always"
+            machine = rule.machine and f"if {rule.machine.__name__}"
+            when = " ".join(filter(None, (dtypes, ", ".join(rule.shapes), machine))) or "always"
             lines.append(f"{when}: {', '.join(rule.order)}")
     return lines
 

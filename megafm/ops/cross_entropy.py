@@ -19,8 +19,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
 
-from megafm.ops import registry, triton
-from megafm.ops._library import FIX, library_missing
+from megafm.ops import _library, registry, triton
 from megafm.ops.adapters import transformer_engine
 from megafm.ops.cpp import softmax as cpp
 from megafm.ops.cpp.storage import unreadable
@@ -55,8 +54,14 @@ def cross_entropy(
     if targets.shape != logits.shape[:-1]:
         shapes = f"{tuple(targets.shape)} do not fit logits {tuple(logits.shape)}"
         raise ValueError(f"cross_entropy: targets {shapes}")
+    check_targets("cross_entropy", targets)
     terms = (ignore_index, z_loss, group)
     return registry.dispatch("cross_entropy", logits.device, logits, targets, *terms)
+
+
+def check_targets(op: str, targets: torch.Tensor) -> None:
+    if targets.dtype != torch.int64:
+        raise ValueError(f"{op}: targets are {targets.dtype}; give int64, as targets.long()")
 
 
 def reference(
@@ -263,31 +268,7 @@ def _cpu(logits: torch.Tensor, *terms: Any) -> torch.Tensor:
     return fused(cpp, logits, *terms)
 
 
-def _cpu_refuses(logits: torch.Tensor, targets: torch.Tensor, *terms: Any) -> str | None:
-    if targets.dtype != torch.int64:
-        return f"targets are {targets.dtype}, not int64"
-    return unreadable(logits)
-
-
-def _triton(logits: torch.Tensor, *terms: Any) -> torch.Tensor:
-    from megafm.ops.triton import softmax
-
-    return fused(softmax, logits, *terms)
-
-
-def _triton_refuses(logits: torch.Tensor, targets: torch.Tensor, *terms: Any) -> str | None:
-    if targets.dtype != torch.int64:
-        return f"targets are {targets.dtype}, not int64"
-    return triton.wrong_dtype(logits=logits) or triton.wrong_device(logits)
-
-
 registry.register("cross_entropy", "reference", registry.Backend(reference))
-registry.register(
-    "cross_entropy", "cpu", registry.Backend(_cpu, library_missing, _cpu_refuses, fix=FIX)
-)
+registry.register("cross_entropy", "cpu", _library.backend(_cpu, unreadable))
+registry.register("cross_entropy", "triton", triton.backend("cross_entropy"))
 registry.register("cross_entropy", "transformer_engine", transformer_engine.CROSS_ENTROPY)
-registry.register(
-    "cross_entropy",
-    "triton",
-    registry.Backend(_triton, triton.missing, _triton_refuses, fix=triton.FIX),
-)

@@ -9,8 +9,7 @@ from collections.abc import Iterable
 
 import torch
 
-from megafm.ops import registry
-from megafm.ops import triton as triton_kernels
+from megafm.ops import registry, triton
 from megafm.ops.adapters import apex, transformer_engine
 
 # torch's CPU kernel adds one element after the other in each of its few lanes: the error of 4M
@@ -54,24 +53,8 @@ def _dtype(tensors: list[torch.Tensor]) -> torch.dtype:
     return torch.float64 if wide else torch.float32
 
 
-def _triton(tensors: list[torch.Tensor]) -> torch.Tensor:
-    from megafm.ops.triton.grad_norm import run
-
-    return run(tensors)
-
-
-def _triton_refuses(tensors: list[torch.Tensor]) -> str | None:
-    if _dtype(tensors) == torch.float64:
-        return "it computes in float32"
-    return triton_kernels.wrong_device(tensors[0])
-
-
 registry.register("grad_norm", "reference", registry.Backend(reference))
 registry.register("grad_norm", "torch", registry.Backend(_torch))
-registry.register(
-    "grad_norm",
-    "triton",
-    registry.Backend(_triton, triton_kernels.missing, _triton_refuses, fix=triton_kernels.FIX),
-)
+registry.register("grad_norm", "triton", triton.backend("grad_norm"))
 registry.register("grad_norm", "transformer_engine", transformer_engine.GRAD_NORM)
 registry.register("grad_norm", "apex", apex.GRAD_NORM)

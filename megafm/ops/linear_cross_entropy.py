@@ -17,14 +17,14 @@ import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
 
-from megafm.ops import registry, triton
-from megafm.ops._library import FIX, library_missing
+from megafm.ops import _library, registry, triton
 from megafm.ops.autocast import autocast_dtype
 from megafm.ops.cpp import softmax as cpp
 from megafm.ops.cpp.storage import unreadable
 from megafm.ops.cross_entropy import (
     Kernels,
     TorchKernels,
+    check_targets,
     cross_entropy,
     own_columns,
     token_losses,
@@ -80,6 +80,7 @@ def linear_cross_entropy(
     if hidden.dim() != 2 or targets.shape != hidden.shape[:1]:
         shapes = f"hidden {tuple(hidden.shape)}, targets {tuple(targets.shape)}"
         raise ValueError(f"linear_cross_entropy: {shapes}: set (tokens, dim) and (tokens,)")
+    check_targets("linear_cross_entropy", targets)
     if reduction not in ("sum", "none"):
         raise ValueError(f"linear_cross_entropy: reduction={reduction}: set 'sum' or 'none'")
     if softcap is not None and softcap <= 0:
@@ -273,35 +274,7 @@ def _cpu(hidden: torch.Tensor, *rest: Any) -> torch.Tensor:
     return chunked(cpp, hidden, *rest)
 
 
-def _cpu_refuses(
-    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, *rest: Any
-) -> str | None:
-    if targets.dtype != torch.int64:
-        return f"targets are {targets.dtype}, not int64"
-    return unreadable(hidden)
-
-
-def _triton(hidden: torch.Tensor, *rest: Any) -> torch.Tensor:
-    from megafm.ops.triton import softmax
-
-    return chunked(softmax, hidden, *rest)
-
-
-def _triton_refuses(
-    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, *rest: Any
-) -> str | None:
-    if targets.dtype != torch.int64:
-        return f"targets are {targets.dtype}, not int64"
-    return triton.wrong_dtype(hidden=hidden) or triton.wrong_device(hidden)
-
-
 registry.register("linear_cross_entropy", "reference", registry.Backend(reference))
 registry.register("linear_cross_entropy", "torch", registry.Backend(_torch))
-registry.register(
-    "linear_cross_entropy", "cpu", registry.Backend(_cpu, library_missing, _cpu_refuses, fix=FIX)
-)
-registry.register(
-    "linear_cross_entropy",
-    "triton",
-    registry.Backend(_triton, triton.missing, _triton_refuses, fix=triton.FIX),
-)
+registry.register("linear_cross_entropy", "cpu", _library.backend(_cpu, unreadable))
+registry.register("linear_cross_entropy", "triton", triton.backend("linear_cross_entropy"))

@@ -90,7 +90,7 @@ def dispatch(op: str, device: torch.device, *args: Any, **kwargs: Any) -> Any:
         return backends[asked].run(*args, **kwargs)
     shape = auto.shape_class(op, *args, **kwargs)
     reason = None
-    for name in able(op, device.type, _dtype(args[0]), shape):
+    for name in able(op, device.type, first_tensor(args[0]).dtype, shape):
         reason = backends[name].refuses(*args, **kwargs)
         if reason is None:
             return backends[name].run(*args, **kwargs)
@@ -99,26 +99,32 @@ def dispatch(op: str, device: torch.device, *args: Any, **kwargs: Any) -> Any:
     return backends["reference"].run(*args, **kwargs)
 
 
-def _dtype(first: torch.Tensor | Sequence[torch.Tensor]) -> torch.dtype:
+def first_tensor(first: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
     """Of an op's first argument: a tensor, or a sequence of them (AdamW)."""
-    return first.dtype if isinstance(first, torch.Tensor) else first[0].dtype
+    return first if isinstance(first, torch.Tensor) else first[0]
 
 
 @torch.compiler.assume_constant_result
-def able(op: str, device: str, dtype: torch.dtype, shape: str) -> list[str]:
+def able(op: str, device: str, dtype: torch.dtype, shape: str) -> tuple[str, ...]:
     """The backends of auto's table that can run here, best first."""
+    return _able(op, device, dtype, shape)
+
+
+@functools.cache
+def _able(op: str, device: str, dtype: torch.dtype, shape: str) -> tuple[str, ...]:
     names = auto.order(op, device, dtype, shape)
     for name in names:
         if why_not(op, name) is not None:
             announce_fix(op, name)
-    return [name for name in names if why_not(op, name) is None]
+    return tuple(name for name in names if why_not(op, name) is None)
 
 
 def check_devices(op: str, **tensors: torch.Tensor | None) -> None:
     """Raise ValueError unless all tensors (None is skipped) are on one device."""
-    found = {name: str(x.device) for name, x in tensors.items() if x is not None}
-    if len(set(found.values())) > 1:
-        places = ", ".join(f"{name} is on {device}" for name, device in found.items())
+    found = [x.device for x in tensors.values() if x is not None]
+    if any(device != found[0] for device in found):
+        given = ((name, x.device) for name, x in tensors.items() if x is not None)
+        places = ", ".join(f"{name} is on {device}" for name, device in given)
         raise ValueError(f"{op}: {places}; move them to one device")
 
 

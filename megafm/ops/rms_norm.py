@@ -11,8 +11,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from megafm.ops import registry, triton
-from megafm.ops._library import FIX, library_missing
+from megafm.ops import _library, registry, triton
 from megafm.ops.adapters import apex, transformer_engine
 from megafm.ops.cpp import rms_norm as cpp
 
@@ -80,29 +79,9 @@ def _torch_refuses(
     return None
 
 
-def _triton(
-    x: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None
-) -> Normed:
-    from megafm.ops.triton import rms_norm as kernels
-
-    return kernels.run(x, weight, eps, residual)
-
-
-def _triton_refuses(
-    x: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None
-) -> str | None:
-    return triton.wrong_dtype(x=x, weight=weight) or triton.wrong_device(x)
-
-
 registry.register("rms_norm", "reference", registry.Backend(reference))
 registry.register("rms_norm", "torch", registry.Backend(_torch, refuses=_torch_refuses))
-registry.register(
-    "rms_norm", "cpu", registry.Backend(cpp.run, library_missing, cpp.refuses, fix=FIX)
-)
-registry.register(
-    "rms_norm",
-    "triton",
-    registry.Backend(_triton, triton.missing, _triton_refuses, fix=triton.FIX),
-)
+registry.register("rms_norm", "cpu", _library.backend(cpp.run, cpp.refuses))
+registry.register("rms_norm", "triton", triton.backend("rms_norm"))
 registry.register("rms_norm", "transformer_engine", transformer_engine.RMS_NORM)
 registry.register("rms_norm", "apex", apex.RMS_NORM)

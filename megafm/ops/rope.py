@@ -12,8 +12,7 @@ from typing import Literal
 
 import torch
 
-from megafm.ops import registry, triton
-from megafm.ops._library import FIX, library_missing
+from megafm.ops import _library, registry, triton
 from megafm.ops.cpp import rope as cpp
 
 
@@ -196,34 +195,6 @@ def _rotate(
     return torch.cat(rotated, dim=-1).to(x.dtype)
 
 
-def _triton(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-    positions: torch.Tensor | None,
-    interleaved: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    from megafm.ops.triton import rope as kernels
-
-    return kernels.run(q, k, cos, sin, positions, interleaved)
-
-
-def _triton_refuses(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-    positions: torch.Tensor | None,
-    interleaved: bool,
-) -> str | None:
-    if cos.requires_grad or sin.requires_grad:
-        return "cos and sin get no gradient from the Triton kernel"
-    return triton.wrong_dtype(q=q, k=k, cos=cos, sin=sin) or triton.wrong_device(q)
-
-
 registry.register("rope", "reference", registry.Backend(reference))
-registry.register("rope", "cpu", registry.Backend(cpp.run, library_missing, cpp.refuses, fix=FIX))
-registry.register(
-    "rope", "triton", registry.Backend(_triton, triton.missing, _triton_refuses, fix=triton.FIX)
-)
+registry.register("rope", "cpu", _library.backend(cpp.run, cpp.refuses))
+registry.register("rope", "triton", triton.backend("rope"))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from megafm.ops import registry, triton
-from megafm.ops._library import FIX, library_missing
+from megafm.ops import _library, registry, triton
 from megafm.ops.cpp import swiglu as cpp
 
 
@@ -30,18 +29,6 @@ def reference(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     return F.silu(gate) * up
 
 
-def _triton(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    from megafm.ops.triton import swiglu as kernels
-
-    return kernels.run(gate, up)
-
-
-def _triton_refuses(gate: torch.Tensor, up: torch.Tensor) -> str | None:
-    return triton.wrong_dtype(gate=gate) or triton.wrong_device(gate)
-
-
 registry.register("swiglu", "reference", registry.Backend(reference))
-registry.register("swiglu", "cpu", registry.Backend(cpp.run, library_missing, cpp.refuses, fix=FIX))
-registry.register(
-    "swiglu", "triton", registry.Backend(_triton, triton.missing, _triton_refuses, fix=triton.FIX)
-)
+registry.register("swiglu", "cpu", _library.backend(cpp.run, cpp.refuses))
+registry.register("swiglu", "triton", triton.backend("swiglu"))

@@ -48,6 +48,10 @@ def refuses(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options)
     return unreadable(q)
 
 
+def refuses_backward(d_out: torch.Tensor, *rest: Any) -> str | None:
+    return unreadable(d_out)
+
+
 def register_formulas() -> None:
     """Give torch the output shapes and the derivatives of the ops; call once after loading."""
     library = torch.library

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 STORAGE = (torch.float32, torch.bfloat16)
 
 
-def unreadable(x: torch.Tensor) -> str | None:
+def unreadable(x: torch.Tensor, *rest: Any) -> str | None:
     """Why no kernel can read `x`, in one line; None if one can."""
     if x.device.type != "cpu":
         return f"no kernel for {x.device.type} tensors"

@@ -6,14 +6,45 @@ environment before the first kernel is used), which is how their numerics are te
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType
+from typing import Any
 
 import torch
 
+from megafm.ops import registry
+
 FIX = None if importlib.util.find_spec("triton") else "pip install 'megafm[triton]'"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+_imported: dict[str, ModuleType] = {}
+
+
+def backend(module: str, run: str = "run", refuses: str = "refuses") -> registry.Backend:
+    """Functions of `megafm.ops.triton.MODULE` as a backend, imported when it is first wanted.
+
+    They launch on the device of their input, whichever is current.
+    """
+
+    def unavailable() -> str | None:
+        reason = missing()
+        if reason is None:
+            _imported[module] = importlib.import_module(f"{__name__}.{module}")
+        return reason
+
+    def launch(*args: Any) -> Any:
+        with launching_on(registry.first_tensor(args[0])):
+            return getattr(_imported[module], run)(*args)
+
+    def why_not(*args: Any) -> str | None:
+        reason = wrong_device(registry.first_tensor(args[0]))
+        return reason or getattr(_imported[module], refuses)(*args)
+
+    return registry.Backend(launch, unavailable, why_not, FIX)
 
 
 def interpreting() -> bool:

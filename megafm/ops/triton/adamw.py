@@ -6,6 +6,7 @@ Bytes moved: 28 a parameter in fp32, and as many for a 16-bit one with its fp32 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import triton
@@ -32,29 +33,32 @@ def run(
     if len(tensors.chunks) == 0:
         return
     correction1, correction2 = update.corrections
-    with torch.cuda.device_of(params[0]):
-        adamw_kernel[(len(tensors.chunks),)](
-            tensors.addresses,
-            tensors.sizes,
-            tensors.chunks,
-            len(params),
-            update.beta1,
-            1 - update.beta1,
-            update.beta2,
-            1 - update.beta2,
-            1 - update.lr * update.weight_decay,
-            update.lr / correction1,
-            correction2**-0.5,
-            update.eps,
-            PARAM=TYPES[params[0].dtype],
-            GRAD=TYPES[grads[0].dtype],
-            MOMENT=TYPES[exp_avgs[0].dtype],
-            HAS_MASTER=masters is not None,
-            ALIGNED=tensors.aligned,
-            CHUNK=CHUNK,
-            BLOCK=BLOCK,
-            num_warps=NUM_WARPS,
-        )
+    adamw_kernel[(len(tensors.chunks),)](
+        tensors.addresses,
+        tensors.sizes,
+        tensors.chunks,
+        len(params),
+        update.beta1,
+        1 - update.beta1,
+        update.beta2,
+        1 - update.beta2,
+        1 - update.lr * update.weight_decay,
+        update.lr / correction1,
+        correction2**-0.5,
+        update.eps,
+        PARAM=TYPES[params[0].dtype],
+        GRAD=TYPES[grads[0].dtype],
+        MOMENT=TYPES[exp_avgs[0].dtype],
+        HAS_MASTER=masters is not None,
+        ALIGNED=tensors.aligned,
+        CHUNK=CHUNK,
+        BLOCK=BLOCK,
+        num_warps=NUM_WARPS,
+    )
+
+
+def refuses(params: Tensors, *rest: Any) -> str | None:
+    return "it computes in float32" if params[0].dtype == torch.float64 else None
 
 
 @triton.jit(do_not_specialize=["num_tensors"])

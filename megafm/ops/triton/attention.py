@@ -12,7 +12,7 @@ import torch
 import triton
 
 from megafm.ops import registry
-from megafm.ops.triton import architecture, launching_on, wrong_device, wrong_dtype
+from megafm.ops.triton import architecture, launching_on, wrong_dtype
 from megafm.ops.triton.attention_backward import (
     attention_backward_keys,
     attention_backward_queries,
@@ -87,10 +87,10 @@ def refuses(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options)
     widest = max(q.shape[3], v.shape[3])
     if not 0 < min(q.shape[3], v.shape[3]) <= widest <= LARGEST_HEAD_DIM:
         return f"no kernel for head dim {widest}, only for 1 to {LARGEST_HEAD_DIM}"
-    return wrong_dtype(q=q) or wrong_device(q)
+    return wrong_dtype(q=q)
 
 
-def backward(
+def run_backward(
     d_out: torch.Tensor,
     q: torch.Tensor,
     k: torch.Tensor,
@@ -99,17 +99,16 @@ def backward(
     lse: torch.Tensor,
     d_lse: torch.Tensor | None,
     options: Options,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """dq, dk, dv and, with sinks, the gradient of these."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     rule = (options.causal, options.scale, options.window, options.softcap)
     ends = (options.cu_seqlens, options.cu_seqlens_k)
     saved = (q, k, v, out, lse)
-    dq, dk, dv, delta = torch.ops.megafm.triton_attention_backward(
-        d_out, d_lse, *saved, *ends, *rule
-    )
-    if options.sinks is None:
-        return dq, dk, dv, None
-    return dq, dk, dv, _d_sinks(options.sinks, lse, delta)
+    return torch.ops.megafm.triton_attention_backward(d_out, d_lse, *saved, *ends, *rule)[:3]
+
+
+def refuses_backward(d_out: torch.Tensor, *rest: Any) -> str | None:
+    q, k, v, *_, options = rest
+    return refuses(q, k, v, options)
 
 
 def _d_sinks(sinks: torch.Tensor, lse: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:

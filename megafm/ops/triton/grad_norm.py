@@ -28,23 +28,27 @@ def run(tensors: list[torch.Tensor]) -> torch.Tensor:
     return torch.cat(sums).sum(dtype=torch.float64).sqrt().float()
 
 
+def refuses(tensors: list[torch.Tensor]) -> str | None:
+    wide = any(x.dtype == torch.float64 for x in tensors)
+    return "it computes in float32" if wide else None
+
+
 def _chunk_sums(tensors: list[torch.Tensor]) -> torch.Tensor:
     """(num_chunks,) float32."""
     where = table(tensors)
     sums = torch.empty(len(where.chunks), dtype=torch.float32, device=tensors[0].device)
     if len(sums):
-        with torch.cuda.device_of(sums):
-            square_sum_kernel[(len(sums),)](
-                where.addresses,
-                where.sizes,
-                where.chunks,
-                sums,
-                DTYPE=TYPES[tensors[0].dtype],
-                ALIGNED=where.aligned,
-                CHUNK=CHUNK,
-                BLOCK=BLOCK,
-                num_warps=NUM_WARPS,
-            )
+        square_sum_kernel[(len(sums),)](
+            where.addresses,
+            where.sizes,
+            where.chunks,
+            sums,
+            DTYPE=TYPES[tensors[0].dtype],
+            ALIGNED=where.aligned,
+            CHUNK=CHUNK,
+            BLOCK=BLOCK,
+            num_warps=NUM_WARPS,
+        )
     return sums
 
 

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 
 from megafm.ops import registry
+from megafm.ops.triton import wrong_dtype
 from megafm.ops.triton.cases import Case, forward_and_backward
 from megafm.ops.triton.launch import TILE, as_rows, ceil_div, next_power_of_2, num_warps
 
@@ -217,6 +218,10 @@ def run(
     x: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     return _RMSNorm.apply(x, weight, eps, residual)
+
+
+def refuses(x: torch.Tensor, weight: torch.Tensor, *rest: Any) -> str | None:
+    return wrong_dtype(x=x, weight=weight)
 
 
 class _RMSNorm(torch.autograd.Function):

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from megafm.ops import registry
+from megafm.ops.triton import wrong_dtype
 from megafm.ops.triton.cases import Case, forward_and_backward
 from megafm.ops.triton.launch import TILE, next_power_of_2, num_warps
 
@@ -118,6 +119,14 @@ def run(
     interleaved: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     return _Rope.apply(q, k, cos, sin, positions, interleaved)
+
+
+def refuses(
+    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *rest: Any
+) -> str | None:
+    if cos.requires_grad or sin.requires_grad:
+        return "cos and sin get no gradient from the Triton kernel"
+    return wrong_dtype(q=q, k=k, cos=cos, sin=sin)
 
 
 class _Rope(torch.autograd.Function):

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from megafm.ops import registry
+from megafm.ops.triton import wrong_dtype
 from megafm.ops.triton.cases import Case, forward_and_backward
 from megafm.ops.triton.launch import as_rows, ceil_div
 
@@ -68,6 +69,10 @@ def backward_kernel(
 
 def run(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     return _SwiGLU.apply(gate, up)
+
+
+def refuses(gate: torch.Tensor, up: torch.Tensor) -> str | None:
+    return wrong_dtype(gate=gate)
 
 
 class _SwiGLU(torch.autograd.Function):

@@ -15,9 +15,11 @@ from megafm.parallel.mesh import ParallelConfig
 from megafm.train import loop
 from megafm.train.config import CheckpointConfig, TrainJob
 from megafm.train.loop import train
+from megafm.train.run import Run
+from megafm.train.stop import StopSignal
 from tests.corpus import train_job
 from tests.ranks import RankPool
-from tests.train.test_loop import _train_and_die_after, curve
+from tests.train.test_loop import curve, train_and_die_after
 
 IN_BACKGROUND = CheckpointConfig(every=3, keep=2, asynchronous=True)
 
@@ -39,9 +41,9 @@ def test_training_goes_on_while_the_state_of_the_step_is_written(
         assert at_step_5.wait(60), "the loop waited for the writer"
         return write_item(*arguments, **keywords)
 
-    def step(run: object, stop: object) -> dict[str, float]:
-        values = train_step(run, stop)  # type: ignore[arg-type]
-        if run.step == 4:  # type: ignore[attr-defined]
+    def step(run: Run, stop: StopSignal) -> dict[str, float]:
+        values = train_step(run, stop)
+        if run.step == 4:
             at_step_5.set()
         return values
 
@@ -70,7 +72,7 @@ def test_a_run_that_dies_goes_on_without_a_changed_bit(
 
 
 def die_after_4(job: TrainJob) -> None:
-    _train_and_die_after(job, 4)
+    train_and_die_after(job, 4)
     names = [folder.name for folder in checkpoint.checkpoints(job.run.dir)]
     assert names == ["step_00000003"]
 

@@ -6,20 +6,18 @@ import pytest
 import torch
 
 from megafm import ops
-from megafm.ops import _library
 from megafm.ops.attention import Options
 from megafm.ops.attention_backward import attention_backward, reference
 from megafm.ops.cpp import attention as cpp
+from tests.ops.backend import needs_library
 from tests.ops.test_attention import CASES, make
 
 NAMES = [name for name in CASES if name != "sinks"]
 BACKENDS = {"reference": reference, "cpu": cpp.run_backward}
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=["reference", pytest.param("cpu", marks=needs_library)])
 def backward(request: pytest.FixtureRequest) -> Any:
-    if request.param == "cpu" and _library.library_missing() is not None:
-        pytest.skip("not built")
     return BACKENDS[request.param]
 
 

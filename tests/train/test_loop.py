@@ -17,7 +17,8 @@ from megafm.tokenizer import Tokenizer
 from megafm.train.config import OptimConfig, ScheduleConfig, TrainConfig, TrainJob
 from megafm.train.loop import autocast, train
 from megafm.train.metrics import read_metrics
-from megafm.train.run import open_run
+from megafm.train.run import Run, open_run
+from megafm.train.stop import StopSignal
 from tests.corpus import train_job
 from tests.ranks import RankPool
 
@@ -96,7 +97,7 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit(corpus: Path, tmp_path: Pa
 def test_stopping_and_resuming_changes_no_bit(corpus: Path, tmp_path: Path) -> None:
     train(train_job(corpus, tmp_path / "whole"))
     job = train_job(corpus, tmp_path / "parts")
-    _train_and_die_after(job, 4)  # one step after the checkpoint at 3, which is thus lost
+    train_and_die_after(job, 4)  # one step after the checkpoint at 3, which is thus lost
     assert [c.name for c in checkpoints(tmp_path / "parts")] == ["step_00000003"]
     train(job)
     assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
@@ -177,25 +178,23 @@ def test_bf16_over_tp_differs_from_one_rank_by_rounding(
         assert found["grad_norm"] == pytest.approx(one["grad_norm"], rel=2e-2)
 
 
-def _train_and_die_after(job: TrainJob, steps: int) -> None:
+def train_and_die_after(job: TrainJob, steps: int) -> None:
     """Take `steps` steps of a longer run, then die without saving the last ones."""
     from megafm.train import loop
 
     taken = 0
 
-    def dying_step(run: object, stop: object) -> dict[str, float]:
+    def dying_step(run: Run, stop: StopSignal) -> dict[str, float]:
         nonlocal taken
         if taken == steps:
             raise KeyboardInterrupt
         taken += 1
-        return original(run, stop)  # type: ignore[arg-type]
+        return train_step(run, stop)
 
-    original, loop.train_step = loop.train_step, dying_step  # type: ignore[assignment]
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            train(job)
-    finally:
-        loop.train_step = original
+    train_step = loop.train_step
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "train_step", dying_step)
+        train(job)
 
 
 def test_uneven_batches_are_refused_with_sizes_that_work(corpus: Path, tmp_path: Path) -> None:

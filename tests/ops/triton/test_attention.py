@@ -112,7 +112,7 @@ def test_sinks_and_lse_are_differentiable(name: str, device: torch.device) -> No
 def test_backward_of_a_block_of_keys_with_lse_of_them_all(device: torch.device) -> None:
     """What a ring of ranks calls: its parts add up to the gradients over all keys."""
     from megafm.ops.attention import Options
-    from megafm.ops.triton.attention import backward
+    from megafm.ops.triton.attention import run_backward
 
     (q, k, v), _ = make("full")
     leaves = [x.to(device).requires_grad_() for x in (q, k, v)]
@@ -123,7 +123,7 @@ def test_backward_of_a_block_of_keys_with_lse_of_them_all(device: torch.device) 
     options = Options(False, 0.25, None, None, None, None, None, None, True, True)
     q, k, v = (x.detach() for x in leaves)
     parts = [
-        backward(d_out, q, k[:, block], v[:, block], out, lse, d_lse, options)
+        run_backward(d_out, q, k[:, block], v[:, block], out, lse, d_lse, options)
         for block in (slice(0, 30), slice(30, None))
     ]
     torch.testing.assert_close(parts[0][0] + parts[1][0], whole[0])

@@ -2,7 +2,7 @@
 #
 # PYTHON       the Python that .venv is made of (3.11 or newer)
 # TORCH_INDEX  a pip index to take torch alone from, such as that of the CPU wheels
-# ARGS         more overrides for quickstart, more options for test
+# ARGS         more overrides for quickstart, more options for test (ARGS=-n0: one process)
 
 PYTHON ?= python3
 TORCH_INDEX ?=
@@ -12,7 +12,7 @@ BIN := .venv/bin
 export TORCH_INDEX
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint gates clean
+.PHONY: help setup quickstart test bench lint gates clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\): *[a-z]* *## /  make \1\t/p' Makefile | expand -t 20
@@ -29,7 +29,10 @@ quickstart: setup  ## the main job: raw text to a trained, evaluated, exported m
 	$(BIN)/megafm quickstart $(ARGS)
 
 test: setup  ## the tests, at most 12 minutes on 2 cores
-	$(BIN)/python -m pytest -q --durations=10 $(ARGS)
+	$(BIN)/python -m pytest -q --durations=10 -n 2 --dist loadfile $(ARGS)
+
+bench: setup  ## every op against torch, side by side (ARGS="suite=train": whole training steps)
+	$(BIN)/megafm bench $(ARGS)
 
 lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ top level of a test module.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing as mp
 import os
 import socket
@@ -59,7 +60,6 @@ def _start() -> tuple[Any, Connection]:
 def _serve(connection: Connection) -> None:
     import torch
     import torch.distributed as dist
-    from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 
     torch.set_num_threads(1)
     while True:
@@ -79,9 +79,21 @@ def _serve(connection: Connection) -> None:
         finally:
             if dist.is_initialized():
                 dist.destroy_process_group()
-            # it keeps meshes, and gives one of a world that is gone for an equal one of the next
-            _clear_sharding_prop_cache()
+            _forget_meshes()
         connection.send(answer)
+
+
+def _forget_meshes() -> None:
+    """Empty torch's caches of meshes: it would give one of a world that is gone for an equal one of
+    the next, and the threads of a group that is kept spin on its closed connections."""
+    from torch.distributed.tensor import _collective_utils, _redistribute
+    from torch.distributed.tensor.debug import _clear_sharding_prop_cache
+
+    _clear_sharding_prop_cache()
+    _redistribute.clear_redistribute_planner_cache()
+    _redistribute._gen_transform_infos.cache_clear()
+    _collective_utils.MeshTopoInfo.build_from_mesh.cache_clear()
+    gc.collect()
 
 
 def free_port() -> int:

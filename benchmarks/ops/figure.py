@@ -62,7 +62,10 @@ def _panel(panel: Axes, op: str, cells: list[dict[str, Any]]) -> None:
         label = "megafm (the backend that auto picks)"
         panel.bar(x, summary.ratio, 0.6, color=OURS_COLOUR, label=label)
         place = {"xy": (x, max(1, summary.ratio)), "xytext": (0, 4), "ha": "center"}
-        panel.annotate(f"{summary.ratio:.2f}", **place, textcoords="offset points", fontsize=8)
+        white = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}  # over bars
+        panel.annotate(
+            f"{summary.ratio:.2f}", **place, textcoords="offset points", fontsize=8, bbox=white
+        )
         if summary.bar:
             panel.hlines(summary.bar, x - 0.4, x + 0.4, "#111111", "dashed", label="bar to reach")
         best = summary.ours * summary.ratio

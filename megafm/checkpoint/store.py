@@ -120,8 +120,9 @@ def save_model(run_dir: str | Path, model: nn.Module, info: CheckpointInfo) -> P
 
 
 def model_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The parameters by the names they have in a checkpoint (tied ones once)."""
-    return {MODEL_PREFIX + name: p.detach() for name, p in model.named_parameters()}
+    """Parameters (tied ones once) and the buffers that training changes, by the names they have in
+    a checkpoint."""
+    return {MODEL_PREFIX + name: tensor for name, tensor in model.state_dict().items()}
 
 
 def load_model(

@@ -3,8 +3,51 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from megafm.ops import RopeScaling
+
+
+@dataclass(frozen=True)
+class MoeConfig:
+    """A mixture of experts in place of the feed-forward: each token goes to a few of many.
+
+    Attributes:
+        num_experts: SwiGLU feed-forwards that tokens are routed to.
+        num_experts_per_token: how many of them compute a token (top-k).
+        ffn_dim: hidden width of one expert.
+        num_shared_experts: experts that compute every token besides, as one feed-forward of
+            num_shared_experts * ffn_dim (DeepSeekMoE, arXiv:2401.06066).
+        num_dense_layers: the first layers, which have the feed-forward of model.ffn_dim instead.
+        scoring: softmax over the experts, or a sigmoid of each (DeepSeek-V3, arXiv:2412.19437).
+        normalize_weights: the weights of a token's experts sum to 1.
+        weight_scale: a factor on those weights (DeepSeek-V3's routed scaling factor).
+        aux_loss: coefficient of the load-balancing loss, see megafm/model/router.py; 0 is none.
+        bias_update_rate: of the bias that balances load without a loss (arXiv:2408.15664); 0 is no
+            such bias.
+    """
+
+    num_experts: int = 8
+    num_experts_per_token: int = 2
+    ffn_dim: int = 256
+    num_shared_experts: int = 0
+    num_dense_layers: int = 0
+    scoring: Literal["softmax", "sigmoid"] = "softmax"
+    normalize_weights: bool = True
+    weight_scale: float = 1.0
+    aux_loss: float = 0.0
+    bias_update_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field, working in _POSITIVE_MOE.items():
+            if getattr(self, field) <= 0:
+                _fail(f"moe.{field}", getattr(self, field), "must be positive", working)
+        for field in ("num_shared_experts", "num_dense_layers", "aux_loss", "bias_update_rate"):
+            if getattr(self, field) < 0:
+                _fail(f"moe.{field}", getattr(self, field), "must not be negative", 0)
+        if self.num_experts_per_token > self.num_experts:
+            why = f"more than model.moe.num_experts={self.num_experts}"
+            _fail("moe.num_experts_per_token", self.num_experts_per_token, why, self.num_experts)
 
 
 @dataclass(frozen=True)
@@ -18,6 +61,7 @@ class ModelConfig:
             (GQA, arXiv:2305.13245). num_kv_heads = num_heads is plain multi-head attention.
         head_dim: width of one head; num_heads * head_dim need not equal dim.
         ffn_dim: hidden width of the SwiGLU feed-forward.
+        moe: a mixture of experts in place of the feed-forward; None is none.
         max_seq_len: rows of the rotary tables, the longest sequence with its cache, in tokens.
         rope_base: base of the rotary wavelengths (theta).
         norm_eps: added to the mean square in RMSNorm.
@@ -43,6 +87,7 @@ class ModelConfig:
     window: int | None = None
     tie_embeddings: bool = True
     init_std: float = 0.02
+    moe: MoeConfig | None = None
 
     def __post_init__(self) -> None:
         for field, working in _POSITIVE.items():
@@ -57,6 +102,15 @@ class ModelConfig:
         if self.head_dim % 2:
             why = "must be even, rotary embeddings turn pairs"
             _fail("head_dim", self.head_dim, why, self.head_dim + 1)
+        if self.moe is not None and self.moe.num_dense_layers >= self.num_layers:
+            why = f"leaves none of model.num_layers={self.num_layers} to the experts"
+            dense = self.moe.num_dense_layers
+            _fail("moe.num_dense_layers", dense, why, self.num_layers - 1)
+
+    @property
+    def num_dense_layers(self) -> int:
+        """Layers whose feed-forward is dense, the first ones."""
+        return self.num_layers if self.moe is None else self.moe.num_dense_layers
 
     @property
     def q_dim(self) -> int:
@@ -83,6 +137,12 @@ _POSITIVE = {
     "norm_eps": 1e-5,
     "window": "null",
     "init_std": 0.02,
+}
+_POSITIVE_MOE = {
+    "num_experts": 8,
+    "num_experts_per_token": 2,
+    "ffn_dim": 256,
+    "weight_scale": 1.0,
 }
 
 

@@ -7,15 +7,19 @@ from megafm.model.config import ModelConfig
 
 def num_parameters(config: ModelConfig) -> int:
     """Parameters of `build(config)`; a tied head is counted once."""
-    head = 0 if config.tie_embeddings else config.vocab_size * config.dim
-    embedding = config.vocab_size * config.dim
-    return embedding + config.num_layers * _block_parameters(config) + config.dim + head
+    return _parameters(config, config.moe.num_experts if config.moe else 0)
+
+
+def num_active_parameters(config: ModelConfig) -> int:
+    """Those that a token meets: of the routed experts, only the ones it is sent to."""
+    return _parameters(config, config.moe.num_experts_per_token if config.moe else 0)
 
 
 def matmul_parameters(config: ModelConfig) -> int:
     """Parameters that a token is multiplied with: the head included even when it is tied, the
-    look-up in the embedding and the norms not."""
-    return config.num_layers * _block_matmul_parameters(config) + config.vocab_size * config.dim
+    look-up in the embedding, the norms and other tokens' experts not."""
+    experts = config.moe.num_experts_per_token if config.moe else 0
+    return _layers_matmul_parameters(config, experts) + config.vocab_size * config.dim
 
 
 def flops_per_token(config: ModelConfig, seq_len: int) -> float:
@@ -36,11 +40,21 @@ def mean_context(seq_len: int, window: int | None = None) -> float:
     return (window * (window + 1) / 2 + (seq_len - window) * window) / seq_len
 
 
-def _block_parameters(config: ModelConfig) -> int:
+def _parameters(config: ModelConfig, num_experts: int) -> int:
+    """With that many experts in a layer of experts."""
+    tables = (1 if config.tie_embeddings else 2) * config.vocab_size * config.dim
     norms = 2 * config.dim + (2 * config.head_dim if config.qk_norm else 0)
-    return norms + _block_matmul_parameters(config)
+    layers = _layers_matmul_parameters(config, num_experts) + config.num_layers * norms
+    return tables + layers + config.dim
 
 
-def _block_matmul_parameters(config: ModelConfig) -> int:
+def _layers_matmul_parameters(config: ModelConfig, num_experts: int) -> int:
     attention = 2 * config.dim * config.q_dim + 2 * config.dim * config.kv_dim
-    return attention + 3 * config.dim * config.ffn_dim
+    dense = 3 * config.dim * config.ffn_dim
+    total = config.num_layers * attention + config.num_dense_layers * dense
+    if config.moe is not None:
+        moe = config.moe
+        router = moe.num_experts * config.dim
+        experts = 3 * config.dim * moe.ffn_dim * (num_experts + moe.num_shared_experts)
+        total += (config.num_layers - config.num_dense_layers) * (router + experts)
+    return total

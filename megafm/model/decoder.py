@@ -1,4 +1,4 @@
-"""A Llama-style decoder: pre-norm blocks of grouped-query attention and SwiGLU.
+"""A Llama-style decoder: pre-norm blocks of grouped-query attention and SwiGLU or experts.
 
     x = embedding[tokens]
     for each block:  x = x + attention(norm(x));  x = x + ffn(norm(x))
@@ -25,7 +25,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from megafm import ops
 from megafm.model.cache import KVCache
 from megafm.model.config import ModelConfig
+from megafm.model.feed_forward import FeedForward
 from megafm.model.layers import Layers, RotaryTables, choose_layers
+from megafm.model.moe import MixtureOfExperts
+from megafm.model.router import routers
 
 
 def build(config: ModelConfig, mesh: DeviceMesh | None = None, *, seed: int = 0) -> Decoder:
@@ -132,7 +135,7 @@ class Decoder(nn.Module):
         into_residual = 1 / math.sqrt(2 * self.config.num_layers)
         for name, parameter in self.named_parameters():
             value = torch.ones(parameter.shape, dtype=torch.float32, device="cpu")
-            if parameter.ndim == 2:
+            if parameter.ndim >= 2:
                 scale = into_residual if name.endswith(("wo.weight", "w_down.weight")) else 1.0
                 stream = hashlib.sha256(f"{seed}/{name}".encode()).digest()
                 generator = torch.Generator("cpu").manual_seed(int.from_bytes(stream[:7], "big"))
@@ -145,6 +148,8 @@ class Decoder(nn.Module):
                     src_data_rank=None,  # every rank has drawn the same
                 )
             parameter.copy_(value)
+        for router in routers(self):
+            router.reset()
 
 
 class Block(nn.Module):
@@ -155,7 +160,10 @@ class Block(nn.Module):
         self.attention_norm = layers.norm(config.dim, config.norm_eps)
         self.attention = Attention(config, layer, layers)
         self.ffn_norm = layers.norm(config.dim, config.norm_eps)
-        self.ffn = FeedForward(config, layers)
+        if config.moe is not None and layer >= config.moe.num_dense_layers:
+            self.ffn: nn.Module = MixtureOfExperts(config.dim, config.moe, layers)
+        else:
+            self.ffn = FeedForward(config.dim, config.ffn_dim, layers)
 
     def forward(
         self,
@@ -205,21 +213,6 @@ class Attention(nn.Module):
             k, v = cache.append(self.layer, k, v)
         out = ops.attention(q, k, v, window=self.window, cu_seqlens=cu_seqlens)
         return self.wo(cast(torch.Tensor, out).flatten(-2))
-
-
-class FeedForward(nn.Module):
-    """SwiGLU (arXiv:2002.05202): down(silu(gate(x)) * up(x))."""
-
-    def __init__(self, config: ModelConfig, layers: Layers) -> None:
-        super().__init__()
-        self.layers = layers
-        self.w_gate = layers.column_linear(config.dim, config.ffn_dim)
-        self.w_up = layers.column_linear(config.dim, config.ffn_dim)
-        self.w_down = layers.row_linear(config.ffn_dim, config.dim)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        gate, up = self.layers.project(x, self.w_gate, self.w_up)
-        return self.w_down(ops.swiglu(gate, up))
 
 
 def packed_positions(cu_seqlens: torch.Tensor, num_tokens: int) -> torch.Tensor:

@@ -39,6 +39,22 @@ class Embedding(nn.Embedding):
         pass
 
 
+class GroupedLinear(nn.Module):
+    """A linear layer for each expert, over rows that are sorted by expert.
+
+    Args:
+        weight: (num_experts, out_features, in_features).
+    """
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        """x (rows, in_features), counts (num_experts,) -> (rows, out_features)"""
+        return ops.grouped_linear(x, parallel.local(self.weight), counts)
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * weight over the last dimension (arXiv:1910.07467).
 
@@ -87,6 +103,16 @@ class Layers:
         """Back from heads or hidden width."""
         return Linear(in_features, out_features)
 
+    def router_weight(self, num_experts: int, dim: int) -> nn.Parameter:
+        """Whole on every rank, which routes the tokens that it holds."""
+        return nn.Parameter(torch.empty(num_experts, dim))
+
+    def grouped_linear(
+        self, num_experts: int, in_features: int, out_features: int
+    ) -> GroupedLinear:
+        """For the experts."""
+        return GroupedLinear(nn.Parameter(torch.empty(num_experts, out_features, in_features)))
+
     def project(self, x: torch.Tensor, *linears: nn.Module) -> tuple[torch.Tensor, ...]:
         """Each of the column linears on the same x."""
         return tuple(linear(x) for linear in linears)
@@ -125,6 +151,15 @@ class TensorParallelLayers(Layers):
 
     def row_linear(self, in_features: int, out_features: int) -> nn.Module:
         return parallel.RowParallelLinear(in_features, out_features, self.tp)
+
+    def router_weight(self, num_experts: int, dim: int) -> nn.Parameter:
+        return parallel.parameter((num_experts, dim), self.tp, shard=None)
+
+    def grouped_linear(
+        self, num_experts: int, in_features: int, out_features: int
+    ) -> GroupedLinear:
+        shape = (num_experts, out_features, in_features)
+        return GroupedLinear(parallel.parameter(shape, self.tp, shard=None))
 
     def project(self, x: torch.Tensor, *linears: nn.Module) -> tuple[torch.Tensor, ...]:
         return parallel.column_parallel(

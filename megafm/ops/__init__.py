@@ -9,6 +9,7 @@ from megafm.ops.attention import attention
 from megafm.ops.attention_backward import attention_backward
 from megafm.ops.cross_entropy import cross_entropy
 from megafm.ops.grad_norm import grad_norm
+from megafm.ops.grouped_linear import grouped_linear
 from megafm.ops.linear import linear
 from megafm.ops.linear_cross_entropy import linear_cross_entropy
 from megafm.ops.registry import OpBackends, OpsConfig, backends, configure, load_environment, use
@@ -30,6 +31,7 @@ __all__ = [
     "configure",
     "cross_entropy",
     "grad_norm",
+    "grouped_linear",
     "linear",
     "linear_cross_entropy",
     "rms_norm",

@@ -54,6 +54,7 @@ AUTO: dict[str, tuple[Rule, ...]] = {
         Rule("cuda", ("torch",)),
     ),
     "linear": (Rule("cpu", ("onednn",), (torch.float32,), ("large",), mkl_leaves_avx512_idle),),
+    "grouped_linear": (),
     "rope": (Rule("cpu", ("cpu",)),),
     "swiglu": (Rule("cpu", ("cpu",)),),
     "cross_entropy": (Rule("cpu", ("cpu",)),),

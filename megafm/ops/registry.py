@@ -195,6 +195,7 @@ class OpsConfig:
     swiglu: str = "auto"
     cross_entropy: str = "auto"
     linear: str = "auto"
+    grouped_linear: str = "auto"
     linear_cross_entropy: str = "auto"
     adamw: str = "auto"
     grad_norm: str = "auto"

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
@@ -54,6 +55,15 @@ class ParallelConfig:
             raise ValueError(f"parallel.zero={self.zero}: set parallel.zero=1, 2 or 3")
 
 
+class MoeShape(Protocol):
+    @property
+    def num_experts(self) -> int: ...
+    @property
+    def num_shared_experts(self) -> int: ...
+    @property
+    def ffn_dim(self) -> int: ...
+
+
 class ModelShape(Protocol):
     """What of a model a layout has to fit; a ModelConfig is one."""
 
@@ -69,6 +79,10 @@ class ModelShape(Protocol):
     def kv_dim(self) -> int: ...
     @property
     def ffn_dim(self) -> int: ...
+    @property
+    def num_dense_layers(self) -> int: ...
+    @property
+    def moe(self) -> MoeShape | None: ...
 
 
 def resolve_layout(
@@ -133,15 +147,28 @@ def counts_samples(mesh: DeviceMesh | None) -> bool:
     return all(line is None or line.get_local_rank() == 0 for line in lines)
 
 
+def token_group(mesh: DeviceMesh | None) -> dist.ProcessGroup | None:
+    """The ranks that hold tokens for the same layers: those that do not differ in `pp`; None for
+    one rank."""
+    if mesh is None:
+        return None
+    names = tuple(name for name in AXES if name != "pp")
+    return mesh[names]._flatten("tokens").get_group()
+
+
 def _check_tp(tp: int, model: ModelShape, seq_len: int) -> list[int]:
     """Refuse a `tp` that does not fit the model; returns those that do."""
     divided = {
         "model.num_heads": model.num_heads,
         "model.num_kv_heads x model.head_dim": model.kv_dim,
-        "model.ffn_dim": model.ffn_dim,
         "model.vocab_size": model.vocab_size,
         "train.seq_len": seq_len,
     }
+    if model.num_dense_layers:
+        divided["model.ffn_dim"] = model.ffn_dim
+    if model.moe is not None:  # the routed experts stay whole
+        shared = model.moe.num_shared_experts * model.moe.ffn_dim
+        divided["model.moe.num_shared_experts x model.moe.ffn_dim"] = shared
     kv = model.num_kv_heads  # each rank has whole ones, or each is shared by whole ranks
 
     def fits(n: int) -> bool:

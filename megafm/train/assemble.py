@@ -16,6 +16,7 @@ from megafm.parallel.activation_checkpointing import checkpoint_activations
 from megafm.parallel.data_parallel import data_parallel, shards_parameters
 from megafm.parallel.mesh import ParallelConfig
 from megafm.parallel.zero1 import ShardedStep
+from megafm.train.balance import balance_after_steps
 from megafm.train.config import OptimConfig
 from megafm.train.loss import Loss
 from megafm.train.optimizer import build_optimizer, optimizer_tensors
@@ -64,10 +65,13 @@ def assemble(
     if sharded:
         loss.to_empty(device=device)
         model.init_weights(seed)
-    parameters = dict(model.named_parameters())
+    stepped = dict(model.named_parameters())
     if mesh is None or parallel.zero != 1:
-        return Assembly(model, loss, parameters, build_optimizer(parameters, optim))
-    sharded_step = ShardedStep(parameters, mesh["dp_shard"])
-    optimizer = build_optimizer(sharded_step.shards, optim)
-    sharded_step.attach(optimizer)
-    return Assembly(model, loss, sharded_step.shards, optimizer)
+        optimizer = build_optimizer(stepped, optim)
+    else:
+        sharded_step = ShardedStep(stepped, mesh["dp_shard"])
+        stepped = sharded_step.shards
+        optimizer = build_optimizer(stepped, optim)
+        sharded_step.attach(optimizer)
+    balance_after_steps(optimizer, model, mesh)
+    return Assembly(model, loss, stepped, optimizer)

@@ -15,6 +15,7 @@ import torch
 from megafm.parallel import world
 from megafm.parallel.data_parallel import reshard, set_gradient_sync
 from megafm.parallel.mesh import counts_samples, data_share
+from megafm.train.balance import imbalance
 from megafm.train.config import TrainJob
 from megafm.train.metrics import MetricsLog
 from megafm.train.optimizer import clip_grad_norm, set_lr
@@ -86,6 +87,7 @@ def train_step(run: Run, stop: StopSignal) -> dict[str, float]:
         "tokens": run.tokens,
         "loss": mean_loss,
         "grad_norm": norm,
+        **imbalance(run.model),
         "lr": lr,
         "tokens_per_s": tokens_per_s,
         "flops_per_s": tokens_per_s * run.flops_per_token,

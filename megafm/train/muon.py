@@ -43,7 +43,7 @@ class Muon(ops.AdamW):
         group = self.param_groups[-1]
         if not 0 <= group["momentum"] < 1:
             raise ValueError(f"Muon: momentum={group['momentum']}: set it in [0, 1), as 0.95")
-        if group["momentum"] > 0 and any(p.ndim != 2 for p in group["params"]):
+        if group["momentum"] > 0 and any(p.ndim < 2 for p in group["params"]):
             raise ValueError("Muon: a parameter is no matrix; put it in a group with momentum=0")
 
     def _step_group(self, group: dict[str, Any]) -> None:
@@ -60,9 +60,9 @@ class Muon(ops.AdamW):
         state = self._state(parameter, group)
         momentum = state["momentum"]
         momentum.mul_(group["momentum"]).add_(grad)
-        # (rows, columns), whole on every rank
+        # (rows, columns), or (experts, rows, columns), whole on every rank
         update = orthogonalized(_whole(momentum * group["momentum"] + grad))
-        update *= 0.2 * math.sqrt(max(update.shape))
+        update *= 0.2 * math.sqrt(max(update.shape[-2:]))
         if isinstance(parameter, DTensor):
             update = distribute_tensor(
                 update, parameter.device_mesh, parameter.placements, src_data_rank=None
@@ -87,17 +87,18 @@ class Muon(ops.AdamW):
 
 
 def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
-    """About U V^T of `matrix` = U S V^T: singular vectors as they are, singular values near 1.
+    """About U V^T of `matrix` = U S V^T: singular vectors as they are, singular values near 1; of
+    each matrix of a batch (..., rows, columns).
 
     Newton-Schulz iteration, in bf16 on a GPU, else in the dtype of `matrix` (float32 at least).
     FLOPs of rows n <= columns m: 5 * (4 n^2 m + 2 n^3).
     """
     wide = torch.promote_types(matrix.dtype, torch.float32)
     x = matrix.to(torch.bfloat16 if matrix.is_cuda else wide)
-    transposed = x.shape[0] > x.shape[1]  # the products are then of the shorter side
+    transposed = x.shape[-2] > x.shape[-1]  # the products are then of the shorter side
     if transposed:
         x = x.mT
-    x = x / (x.norm() + 1e-7)
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     a, b, c = COEFFICIENTS
     for _ in range(ROUNDS):
         square = x @ x.mT

@@ -25,7 +25,7 @@ from megafm.checkpoint.store import model_tensors
 from megafm.config import config_hash, to_dict, to_yaml
 from megafm.data import Manifest, TokenWindows, check_tokenizer
 from megafm.device import device_name, peak_flops, resolve_device, resolve_precision, set_up_cpu
-from megafm.model import flops_per_token, num_parameters
+from megafm.model import flops_per_token, num_active_parameters, num_parameters
 from megafm.parallel import world
 from megafm.parallel.mesh import ParallelConfig, build_mesh, data_share, resolve_layout
 from megafm.tokenizer import Tokenizer
@@ -354,8 +354,9 @@ def _introduce(run: Run) -> None:
     stated = f"{peak / 1e12:,.0f} TFLOP/s a device" if peak else "n/a"
     epochs = job.train.steps * job.train.global_batch_size / run.windows.windows_per_epoch
     mflops = run.flops_per_token / 1e6
+    active = f", {num_active_parameters(job.model):,} of them active" if job.model.moe else ""
     run.say(
-        f"model {num_parameters(job.model):,} parameters, {mflops:,.0f} MFLOP/token\n"
+        f"model {num_parameters(job.model):,} parameters{active}, {mflops:,.0f} MFLOP/token\n"
         f"ranks {world.world_size()} on {device_name(run.device)}, {dtype}, peak {stated}\n"
         f"data {job.data.dir}: {job.train.steps} steps of {job.train.global_batch_size} x "
         f"{job.train.seq_len} tokens are {epochs:.2f} epochs"

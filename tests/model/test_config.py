@@ -9,7 +9,15 @@ import torch
 import yaml
 
 from megafm.config import config_dir, from_dict
-from megafm.model import ModelConfig, build, flops_per_token, matmul_parameters, num_parameters
+from megafm.model import (
+    ModelConfig,
+    MoeConfig,
+    build,
+    flops_per_token,
+    matmul_parameters,
+    num_active_parameters,
+    num_parameters,
+)
 from megafm.model.count import mean_context
 
 PRESETS = sorted((config_dir() / "model").glob("*.yaml"))
@@ -70,6 +78,17 @@ def test_counts_equal_the_built_model(tied, qk_norm):
     matrices = [module.weight for module in model.modules() if isinstance(module, torch.nn.Linear)]
     head = config.vocab_size * config.dim if tied else 0  # the look-up's matrix multiplies too
     assert matmul_parameters(config) == sum(p.numel() for p in matrices) + head
+
+
+def test_counts_of_experts_are_those_of_the_built_model():
+    moe = MoeConfig(num_experts=5, num_shared_experts=2, ffn_dim=48, num_dense_layers=2)
+    config = ModelConfig(moe=moe)
+    model = build(config)
+    assert num_parameters(config) == sum(p.numel() for p in model.parameters())
+    idle = sum(p.numel() for name, p in model.named_parameters() if ".experts." in name) * 3 // 5
+    assert num_active_parameters(config) == num_parameters(config) - idle
+    used = num_active_parameters(config) - matmul_parameters(config)
+    assert used == sum(p.numel() for name, p in model.named_parameters() if "norm" in name)
 
 
 @pytest.mark.parametrize("window", [None, 1, 5, 16, 40])

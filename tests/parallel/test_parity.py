@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from megafm import checkpoint, ops
 from megafm.checkpoint import CheckpointInfo
-from megafm.model import ModelConfig
+from megafm.model import ModelConfig, MoeConfig
 from megafm.parallel import world
 from megafm.parallel.data_parallel import set_gradient_sync
 from megafm.parallel.mesh import ParallelConfig, build_mesh, counts_samples, data_share
@@ -42,6 +42,18 @@ PLAIN = ModelConfig(
     ffn_dim=48,
     max_seq_len=64,
 )
+EXPERTS = MoeConfig(
+    num_experts=8,
+    num_experts_per_token=2,
+    ffn_dim=16,
+    num_shared_experts=1,
+    num_dense_layers=1,
+    scoring="sigmoid",
+    weight_scale=1.5,
+    aux_loss=0.1,
+    bias_update_rate=1e-2,
+)
+MOE = replace(PLAIN, moe=EXPERTS)
 OTHER = replace(PLAIN, num_kv_heads=1, tie_embeddings=False, qk_norm=True, window=5)
 
 
@@ -71,6 +83,7 @@ CASES = {
         PLAIN, False, torch.float64, 1e-10, 1e-10, num_steps=2, num_micro_batches=2, optim=MUON
     ),
     "tied_fp32": Case(PLAIN, False, torch.float32, 1e-5, 1e-5, num_steps=3),
+    "moe_fp64": Case(MOE, False, torch.float64, 1e-10, 1e-10, num_steps=20, num_micro_batches=2),
     "packed_fp64": Case(OTHER, True, torch.float64, 1e-10, 1e-10, num_steps=20),
     "packed_fp32": Case(
         OTHER, True, torch.float32, 1e-5, 1e-5, num_steps=1, recomputed=("selective", "full")

@@ -60,6 +60,17 @@ def test_it_is_near_the_orthogonal_factor(dtype: torch.dtype) -> None:
     assert (found.double() - exact).norm() / exact.norm() < 0.3
 
 
+@pytest.mark.parametrize("shape", [(3, 6, 10), (3, 10, 6)])
+def test_experts_are_orthogonalized_one_by_one_and_step_as_matrices_do(shape) -> None:
+    batch = random(*shape) * torch.tensor([1.0, 100.0, 0.01], dtype=torch.float64)[:, None, None]
+    one_by_one = torch.stack([orthogonalized(matrix) for matrix in batch])
+    torch.testing.assert_close(orthogonalized(batch), one_by_one, rtol=1e-12, atol=1e-12)
+    x = torch.nn.Parameter(torch.zeros_like(batch))
+    x.grad = batch
+    Muon([{"params": [x], "momentum": 0.9}], lr=0.1).step()
+    torch.testing.assert_close(x.detach(), -0.1 * 0.2 * math.sqrt(10) * one_by_one)
+
+
 def test_a_zero_gradient_moves_nothing() -> None:
     assert torch.equal(orthogonalized(torch.zeros(4, 6)), torch.zeros(4, 6))
 

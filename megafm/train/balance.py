@@ -1,0 +1,42 @@
+"""The load of the experts over the ranks, at the end of each step; see megafm/model/router.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+
+from megafm.model.router import routers
+from megafm.parallel.mesh import token_group
+
+
+def balance_after_steps(
+    optimizer: torch.optim.Optimizer, model: nn.Module, mesh: DeviceMesh | None
+) -> None:
+    """Let every step of `optimizer` end with the step's load known to all routers of `model`."""
+    found = routers(model)
+    if not found:
+        return
+    group = token_group(mesh)
+
+    def end_step(*_: Any) -> None:
+        loads = torch.stack([router.counts for router in found])  # (layers, num_experts)
+        if group is not None:
+            dist.all_reduce(loads, group=group)
+        for router, load in zip(found, loads, strict=True):
+            router.end_step(load)
+
+    optimizer.register_step_post_hook(end_step)
+
+
+def imbalance(model: nn.Module) -> dict[str, float]:
+    """For metrics.jsonl: the busiest expert's load over the mean of its layer, in the worst layer;
+    nothing for a dense model."""
+    loads = [router.load for router in routers(model)]
+    if not loads:
+        return {}
+    load = torch.stack(loads).double()
+    return {"expert_load": (load.amax(1) / load.mean(1)).max().item()}

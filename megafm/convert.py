@@ -13,8 +13,9 @@ from megafm.paths import SavedRun
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
-    from megafm.model import Decoder, ModelConfig
+    from megafm.model import ModelConfig
 
 MAX_DIFFERENCE = 1e-4  # of logits in fp32 between this decoder and transformers
 
@@ -27,7 +28,8 @@ class ConvertJob:
             `input` the step 0 of a new run.dir.
         output: None is run.dir/hf.
         dtype: of the written tensors; None keeps that of the model.
-        verify: compare logits with transformers, where it is installed.
+        verify: compare logits with transformers, where it is installed; that takes the whole model
+            into memory twice, which writing does not.
     """
 
     what: str = "to and from the Hugging Face format"
@@ -60,29 +62,33 @@ def main(config: ConvertJob) -> None:
 
 
 def export(config: ConvertJob) -> None:
-    """run.dir -> a folder that transformers loads.
+    """run.dir -> a folder that transformers loads, a file of it at a time.
 
     Raises:
         ValueError: there is no such checkpoint, the tokenizer beside it is not its own, or
             transformers computes other logits from the folder.
     """
-    from megafm.checkpoint import load_model
+    from megafm.checkpoint import load_model, open_model, read_parameters
     from megafm.infer.load import load_tokenizer
-    from megafm.model import Decoder, to_hf
+    from megafm.model.hf import write_hf
 
-    model, info = load_model(config.run.dir, config.run.step)
-    assert isinstance(model, Decoder)
+    folder, info, model = open_model(config.run.dir, config.run.step)
     if info.tokenizer_hash is not None:
         load_tokenizer(config.run.dir, info)  # for its check: a foreign one would be exported
-    if config.dtype is not None:
-        model = model.to(_dtype(config.dtype))
     output = Path(config.output or Path(config.run.dir) / "hf")
     tokenizer = Path(config.run.dir) / "tokenizer"
-    to_hf(model, output, tokenizer if tokenizer.is_dir() else None)
+    dtype = None if config.dtype is None else _dtype(config.dtype)
+    write_hf(
+        model,
+        lambda names: read_parameters(folder, model, names),
+        output,
+        tokenizer if tokenizer.is_dir() else None,
+        dtype=dtype,
+    )
     size = sum(path.stat().st_size for path in output.glob("*.safetensors"))
     print(f"{output}: step {info.step} of {config.run.dir}, {size / 1e6:,.1f} MB of safetensors")
     if config.verify:
-        verify(model, output)
+        verify(load_model(folder)[0].to(dtype), output)
 
 
 def import_run(config: ConvertJob) -> None:
@@ -121,7 +127,7 @@ def import_run(config: ConvertJob) -> None:
         verify(model, source)
 
 
-def verify(model: Decoder, folder: Path) -> None:
+def verify(model: nn.Module, folder: Path) -> None:
     """Print the largest difference of logits on random tokens between `model` and transformers.
 
     Raises:
@@ -129,6 +135,9 @@ def verify(model: Decoder, folder: Path) -> None:
     """
     import torch
 
+    from megafm.model import Decoder
+
+    assert isinstance(model, Decoder)
     if importlib.util.find_spec("transformers") is None:
         print("not verified: transformers is missing; pip install 'megafm[hf]'")
         return

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from megafm import tokenizer
-from megafm.checkpoint import CheckpointInfo, load_model, save_model
+from megafm.checkpoint import CheckpointInfo, load_model, save_model, store
 from megafm.config import compose
 from megafm.convert import ConvertJob, _overrides, export, import_run, verify
 from megafm.infer.load import load_run
-from megafm.model import ModelConfig, RopeScaling, build, from_hf
+from megafm.model import ModelConfig, RopeScaling, build, from_hf, hf
 from megafm.paths import SavedRun
 
 SCALING = RopeScaling("llama3", 8.0, 64)
@@ -45,6 +45,24 @@ def test_run_to_hugging_face_and_back_keeps_every_bit(run_dir, tmp_path, capsys)
     assert loaded.info.tokenizer_hash == loaded.tokenizer.hash
     for name, parameter in before.named_parameters():
         assert torch.equal(loaded.model.get_parameter(name), parameter), name
+
+
+def test_a_run_is_exported_a_file_at_a_time(run_dir, tmp_path, monkeypatch):
+    at_once = []
+
+    def load(folder, tensors):
+        at_once.append(sum(tensor.nbytes for tensor in tensors.values()))
+        load_tensors(folder, tensors)
+
+    load_tensors = store.load_tensors
+    monkeypatch.setattr(store, "load_tensors", load)
+    monkeypatch.setattr(hf, "MAX_SHARD_BYTES", 600_000)
+    export(ConvertJob(run=SavedRun(str(run_dir)), verify=False))
+    assert len(at_once) == len(list((run_dir / "hf").glob("model-*.safetensors"))) > 2
+    assert max(at_once) <= 600_000
+    exported = from_hf(run_dir / "hf")
+    for name, parameter in load_model(run_dir)[0].named_parameters():
+        assert torch.equal(exported.get_parameter(name), parameter), name
 
 
 def test_folder_that_computes_other_logits_fails_the_verification(run_dir, capsys):

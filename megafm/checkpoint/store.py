@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -133,13 +133,30 @@ def load_model(
     Raises:
         ValueError: there is no such checkpoint (names those there are), or it is damaged.
     """
+    folder, info, model = open_model(path, step)
+    model.to_empty(device=device)
+    load_tensors(folder, model_tensors(model))
+    return model.eval(), info
+
+
+def open_model(path: str | Path, step: int | None = None) -> tuple[Path, CheckpointInfo, nn.Module]:
+    """The checkpoint folder that `load_model` reads, what it says, and its model on meta."""
     folder = _find(Path(path), step)
     info = CheckpointInfo.read(folder)
     with torch.device("meta"):
         model = build(info.model)
-    model.to_empty(device=device)
-    load_tensors(folder, model_tensors(model))
-    return model.eval(), info
+    return folder, info, model
+
+
+def read_parameters(folder: Path, model: nn.Module, names: Sequence[str]) -> list[torch.Tensor]:
+    """Some parameters of a checkpoint, in CPU memory; `model`, on meta, says their shapes."""
+    meta = model_tensors(model)
+    tensors = {
+        MODEL_PREFIX + name: torch.empty_like(meta[MODEL_PREFIX + name], device="cpu")
+        for name in names
+    }
+    load_tensors(folder, tensors)
+    return list(tensors.values())
 
 
 def _find(path: Path, step: int | None) -> Path:

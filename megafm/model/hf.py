@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ TENSOR_NAMES = {
 }
 
 MAX_SHARD_BYTES = 5_000_000_000
+Read = Callable[[list[str]], Iterable[torch.Tensor]]  # parameters, by their names here
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -90,14 +91,29 @@ def to_hf(
     Raises:
         OSError: with the folder's name, e.g. of a full disk.
     """
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    write_hf(model, lambda names: [parameters[n] for n in names], path, tokenizer_dir, dtype=dtype)
+
+
+def write_hf(
+    model: nn.Module,
+    read: Read,
+    path: str | Path,
+    tokenizer_dir: str | Path | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """As `to_hf`, of a model whose parameters lie elsewhere: `model` may be on meta.
+
+    Args:
+        read: gives parameters by their names; asked for those of one file at a time, so that never
+            more than MAX_SHARD_BYTES (or one parameter) of them are in memory.
+    """
     assert isinstance(model, Decoder)
     folder = Path(path)
-    tensors = {
-        their_name(name): parameter.detach().to("cpu", dtype).contiguous()
-        for name, parameter in model.named_parameters()
-    }
     ids: dict[str, int | None] = {"bos_token_id": None, "eos_token_id": None}
-    stored = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+    dtype = dtype or model.embedding.weight.dtype
+    stored = str(dtype).removeprefix("torch.")
     values = to_hf_config(model.config) | {"torch_dtype": stored, "dtype": stored}
     with staging(folder) as stage:
         if tokenizer_dir is not None:
@@ -105,7 +121,7 @@ def to_hf(
         _write_json(stage / CONFIG, values | ids)
         _write_json(stage / "generation_config.json", {"do_sample": True, **ids})
         try:
-            _write_tensors(stage, tensors)
+            _write_tensors(stage, model, read, dtype)
         except SafetensorError as error:
             raise OSError(f"{folder}: could not write the tensors ({error})") from error
         for stale in (folder / CONFIG, *folder.glob("model*.safetensors"), folder / INDEX):
@@ -158,26 +174,35 @@ def _check_tensors(folder: Path, model: Decoder, tensors: Mapping[str, torch.Ten
             )
 
 
-def _write_tensors(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+def _write_tensors(folder: Path, model: nn.Module, read: Read, dtype: torch.dtype) -> None:
     """One file, or numbered shards and their index once it would exceed MAX_SHARD_BYTES."""
-    shards: list[dict[str, torch.Tensor]] = [{}]
-    filled = 0
-    for name, tensor in tensors.items():
-        if filled and filled + tensor.nbytes > MAX_SHARD_BYTES:
-            shards.append({})
-            filled = 0
-        shards[-1][name] = tensor
-        filled += tensor.nbytes
-    if len(shards) == 1:
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-        return
+    sizes = {name: p.numel() * dtype.itemsize for name, p in model.named_parameters()}
+    shards = _shards(sizes)
     weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, 1):
+    for number, names in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file(shard, folder / file, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(shard, file)
-    total = sum(tensor.nbytes for tensor in tensors.values())
-    _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+        tensors = {
+            their_name(name): tensor.to("cpu", dtype).contiguous()
+            for name, tensor in zip(names, read(names), strict=True)
+        }
+        save_file(tensors, folder / (file if len(shards) > 1 else WEIGHTS), {"format": "pt"})
+        weight_map |= dict.fromkeys(tensors, file)
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+        _write_json(folder / INDEX, index)
+
+
+def _shards(sizes: Mapping[str, int]) -> list[list[str]]:
+    """Names in their order, in groups of at most MAX_SHARD_BYTES, or of one name."""
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes.items():
+        if filled and filled + size > MAX_SHARD_BYTES:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    return shards
 
 
 def _copy_tokenizer(source: Path, folder: Path) -> dict[str, int | None]:

@@ -31,14 +31,21 @@ from megafm.model.moe import MixtureOfExperts
 from megafm.model.router import routers
 
 
-def build(config: ModelConfig, mesh: DeviceMesh | None = None, *, seed: int = 0) -> Decoder:
+def build(
+    config: ModelConfig,
+    mesh: DeviceMesh | None = None,
+    *,
+    cp_attention: str = "ring",
+    seed: int = 0,
+) -> Decoder:
     """A decoder on the default device, initialised from `seed` (on meta: shapes alone).
 
     Args:
         mesh: of the ranks that share the model; its axes choose the layers' classes, and
             data-parallel ones leave them as they are.
+        cp_attention: of ParallelConfig.
     """
-    model = Decoder(config, choose_layers(mesh))
+    model = Decoder(config, choose_layers(mesh, cp_attention))
     if not model.embedding.weight.is_meta:
         model.init_weights(seed)
     return model
@@ -69,6 +76,8 @@ class Decoder(nn.Module):
     ) -> torch.Tensor:
         """tokens (B, T) int64 -> logits (B, T, V).
 
+        Every rank of cp and tp gets all T tokens and returns all logits.
+
         Args:
             positions: (B, T) or (T,) int64; by default they count from 0, or from the length of
                 the cache, and within each sequence of `cu_seqlens`.
@@ -80,7 +89,7 @@ class Decoder(nn.Module):
             ValueError: the sequence, with the cache, is longer than model.max_seq_len.
         """
         hidden = self.hidden(tokens, positions, cu_seqlens, cache)
-        return self.layers.logits(hidden, self.head_weight)
+        return self.layers.context.whole(self.layers.logits(hidden, self.head_weight), 1)
 
     def loss(
         self,
@@ -94,7 +103,9 @@ class Decoder(nn.Module):
         The logits never exist as a whole.
         """
         hidden = self.hidden(tokens, positions, cu_seqlens)
-        return self.layers.loss(hidden.flatten(0, -2), self.head_weight, targets.flatten())
+        targets = self.layers.context.part(targets, 1)
+        loss = self.layers.loss(hidden.flatten(0, -2), self.head_weight, targets.flatten())
+        return self.layers.context.total(loss)
 
     def hidden(
         self,
@@ -103,15 +114,18 @@ class Decoder(nn.Module):
         cu_seqlens: torch.Tensor | None = None,
         cache: KVCache | None = None,
     ) -> torch.Tensor:
-        """tokens (B, T) -> the normed output of the last block (B, T, D), what the head reads."""
-        num_tokens = tokens.shape[1]
+        """tokens (B, T) -> the normed output of the last block, of this rank's part of them
+        (B, T/cp, D): what the head reads."""
+        num_tokens, part = tokens.shape[1], self.layers.context.part
         if cu_seqlens is not None and positions is None:
             positions = packed_positions(cu_seqlens, num_tokens)
         if positions is None:
-            rotary = self.rotary(cache.length if cache else 0, num_tokens)
+            cos, sin = self.rotary(cache.length if cache else 0, num_tokens)
+            rotary = part(cos, 0), part(sin, 0)
         else:
+            positions = part(positions, -1)
             rotary = self.rotary(0, self.config.max_seq_len)
-        x = self.embedding(tokens)
+        x = self.embedding(part(tokens, 1))
         for block in self.blocks:
             x = block(x, rotary, positions, cu_seqlens, cache)
         if cache is not None:
@@ -211,8 +225,8 @@ class Attention(nn.Module):
         q, k = ops.apply_rope(q, k, *rotary, positions=positions)
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
-        out = ops.attention(q, k, v, window=self.window, cu_seqlens=cu_seqlens)
-        return self.wo(cast(torch.Tensor, out).flatten(-2))
+        out = self.layers.context.attention(q, k, v, self.window, cu_seqlens)
+        return self.wo(out.flatten(-2))
 
 
 def packed_positions(cu_seqlens: torch.Tensor, num_tokens: int) -> torch.Tensor:

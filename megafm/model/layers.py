@@ -16,6 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from megafm import ops
 from megafm.model.config import ModelConfig
 from megafm.parallel import layers as parallel
+from megafm.parallel.context_parallel import Context, ContextParallel
 from megafm.parallel.mesh import axis
 
 
@@ -81,7 +82,13 @@ class Layers:
 
     Between blocks x is (B, T, D) of the tokens that this rank holds; `project` goes from there to
     heads or hidden width, and a row linear back.
+
+    Args:
+        context: takes tokens to this rank's part of the sequence, and attends to all of it.
     """
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
 
     def embedding(self, vocab_size: int, dim: int) -> Embedding | parallel.VocabParallelEmbedding:
         return Embedding(vocab_size, dim)
@@ -135,7 +142,8 @@ class Layers:
 class TensorParallelLayers(Layers):
     """Every layer split over the ranks of `tp`: see megafm/parallel/layers.py."""
 
-    def __init__(self, tp: DeviceMesh) -> None:
+    def __init__(self, context: Context, tp: DeviceMesh) -> None:
+        super().__init__(context)
         self.tp = tp
 
     def embedding(self, vocab_size: int, dim: int) -> parallel.VocabParallelEmbedding:
@@ -179,10 +187,11 @@ class TensorParallelLayers(Layers):
         return ops.linear_cross_entropy(hidden, shard, targets, reduction="sum", group=group)
 
 
-def choose_layers(mesh: DeviceMesh | None) -> Layers:
+def choose_layers(mesh: DeviceMesh | None, cp_attention: str) -> Layers:
     """The layers for a mesh; None is one rank."""
-    tp = axis(mesh, "tp")
-    return Layers() if tp is None else TensorParallelLayers(tp)
+    cp, tp = axis(mesh, "cp"), axis(mesh, "tp")
+    context = Context() if cp is None else ContextParallel(cp, cp_attention)
+    return Layers(context) if tp is None else TensorParallelLayers(context, tp)
 
 
 class RotaryTables(nn.Module):

@@ -34,6 +34,7 @@ KEPT = {
     "aten::_scaled_dot_product_efficient_attention",
     "aten::_scaled_dot_product_cudnn_attention",
     "megafm::attention",
+    "megafm::ring_attention",
 }
 
 

@@ -1,4 +1,4 @@
-"""Collectives with the gradients that tensor parallelism needs, on functional collectives.
+"""Collectives with the gradients that tensor and context parallelism need, on functional ones.
 
 A gradient is partial where each rank uses a tensor for work of its own, and whole where all ranks
 use it for the same work.
@@ -7,6 +7,8 @@ use it for the same work.
     all_gather_whole  the same                             backward: own part (whole)
     reduce_scatter    own part of the sum over the ranks   backward: all-gather
     sum_gradient      the tensor itself                    backward: all-reduce (partial to whole)
+    sum_parts         the sum over the ranks               backward: the same (whole)
+    all_to_all        a slice for and from each rank       backward: all-to-all
 
 Sizes along `dim` are those of a multiple of the ranks.
 """
@@ -38,6 +40,15 @@ def sum_gradient(x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
     return cast(torch.Tensor, _SumGradient.apply(x, group))
 
 
+def sum_parts(x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+    return cast(torch.Tensor, _SumParts.apply(x, group))
+
+
+def all_to_all(x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+    """x (ranks, ...): x[i] goes to rank i, and what comes from rank i is row i of the result."""
+    return cast(torch.Tensor, _AllToAll.apply(x, group))
+
+
 class Gathering:
     """An all-gather that runs while its caller computes; `wait` gives the result."""
 
@@ -62,6 +73,21 @@ class Scattering:
 
     def wait(self) -> torch.Tensor:
         return _dim_back(_c10d.wait_tensor(self.pending), self.dim)
+
+
+class Rotating:
+    """x on its way to the next rank of a ring while its caller computes; `wait` gives the x of the
+    rank before. An all-to-all with nothing for anyone else: on NCCL one send and one receive."""
+
+    def __init__(self, x: torch.Tensor, group: dist.ProcessGroup) -> None:
+        self.shape = x.shape
+        rank, size = group.rank(), group.size()
+        to_next, from_last = [0] * size, [0] * size
+        to_next[(rank + 1) % size] = from_last[(rank - 1) % size] = x.numel()
+        self.pending = _c10d.all_to_all_single(x.reshape(-1), from_last, to_next, group.group_name)
+
+    def wait(self) -> torch.Tensor:
+        return _c10d.wait_tensor(self.pending).view(self.shape)
 
 
 # Collectives cut along the first dimension. With a batch of one the moves copy nothing.
@@ -117,3 +143,30 @@ class _SumGradient(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         total = _c10d.all_reduce(grads[0].contiguous(), "sum", ctx.group.group_name)
         return _c10d.wait_tensor(total), None
+
+
+class _SumParts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+        return _c10d.wait_tensor(_c10d.all_reduce(x.contiguous(), "sum", group.group_name))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return grads[0], None
+
+
+class _AllToAll(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+        ctx.group = group
+        return _exchange(x, group)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return _exchange(grads[0], ctx.group), None
+
+
+def _exchange(x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+    one_each = [1] * group.size()
+    pending = _c10d.all_to_all_single(x.contiguous(), one_each, one_each, group.group_name)
+    return _c10d.wait_tensor(pending)

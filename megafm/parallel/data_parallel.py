@@ -1,4 +1,5 @@
-"""Data parallelism: every rank its own samples, gradients summed over `dp_replicate x dp_shard`.
+"""Data parallelism: gradients of ranks with samples, or parts of samples, of their own are summed
+over `dp_replicate x dp_shard x cp`.
 
 The loss is already divided by the global token count, so gradients are summed, never averaged, and
 in float32 at least, whatever they are stored as.
@@ -15,12 +16,12 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from megafm.parallel.mesh import ParallelConfig
+from megafm.parallel.mesh import ParallelConfig, sharding_ranks
 
 
 def shards_parameters(parallel: ParallelConfig) -> bool:
     """Whether the layout leaves each rank a part of the parameters (FSDP2), not all of them."""
-    return parallel.dp_shard > 1 and parallel.zero > 1
+    return parallel.dp_shard * parallel.cp > 1 and parallel.zero > 1
 
 
 def data_parallel(
@@ -30,8 +31,8 @@ def data_parallel(
     parallel: ParallelConfig,
     param_dtype: torch.dtype,
 ) -> nn.Module:
-    """Wrap `module` for the layout: nothing where no other rank reads other samples, DDP (also for
-    ZeRO-1, whose optimizer is a `ShardedStep`), FSDP2, or HSDP (FSDP2 with both axes > 1).
+    """Wrap `module` for the layout: nothing where no other rank has other tokens, DDP (also for
+    ZeRO-1, whose optimizer is a `ShardedStep`), FSDP2, or HSDP (FSDP2 with replicas).
 
     DDP takes no DTensors: replicas of a model that is split over `tp` are HSDP with shards of one.
 
@@ -39,16 +40,18 @@ def data_parallel(
         blocks: the parts of `module` that FSDP2 gathers and frees one at a time.
         param_dtype: what FSDP2 gathers parameters as.
     """
-    if mesh is None or parallel.dp_replicate == parallel.dp_shard == 1:
+    if mesh is None or parallel.dp_replicate == parallel.dp_shard == parallel.cp == 1:
         return module
     if not shards_parameters(parallel) and parallel.tp == 1:
         return _replicated(module, mesh)
-    axes = ("dp_replicate", "dp_shard") if parallel.dp_replicate > 1 else ("dp_shard",)
+    ranks = sharding_ranks(mesh)
+    if parallel.dp_replicate > 1:
+        ranks = DeviceMesh._concatenate([mesh["dp_replicate"], ranks])
     reduce_dtype = torch.promote_types(param_dtype, torch.float32)
     # Autocast rounds what goes into a matmul; inputs as such stay (the rotary tables: fp32).
     policy = MixedPrecisionPolicy(param_dtype, reduce_dtype, cast_forward_inputs=False)
     options: dict[str, Any] = {
-        "mesh": mesh[axes],
+        "mesh": ranks,
         "reshard_after_forward": parallel.zero == 3,
         "mp_policy": policy,
     }
@@ -78,7 +81,7 @@ def reshard(wrapped: nn.Module) -> None:
 
 
 def _replicated(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    group = mesh["dp_replicate", "dp_shard"]._flatten("gradients").get_group()
+    group = mesh["dp_replicate", "dp_shard", "cp"]._flatten("gradients").get_group()
     with warnings.catch_warnings():  # torch 2.13 renames broadcast_buffers; 2.11 has only it
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         wrapped = DistributedDataParallel(

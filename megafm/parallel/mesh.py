@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
 DATA_AXES = ("dp_replicate", "dp_shard")  # their ranks read different samples
-PLANNED = ("pp", "cp", "ep")
+PLANNED = ("pp", "ep")
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,11 @@ class ParallelConfig:
     """How many ranks stand along each axis; -1 means what the world leaves.
 
     Attributes:
-        zero: what is sharded over dp_shard: 1 optimizer state, 2 and gradients, 3 and parameters.
+        cp_attention: how a part of a sequence gets at the keys of the others: ring (they go round
+            while they are used), all_gather (all at once, fewer and larger kernels) or ulysses
+            (all-to-all between tokens and heads, the least traffic where cp divides the heads).
+        zero: what is sharded over dp_shard x cp: 1 optimizer state, 2 and gradients, 3 and
+            parameters.
         timeout_s: seconds after which a collective that waits for a lost rank fails.
     """
 
@@ -34,6 +39,7 @@ class ParallelConfig:
     cp: int = 1
     tp: int = 1
     ep: int = 1
+    cp_attention: Literal["ring", "all_gather", "ulysses"] = "ring"
     zero: int = 3
     timeout_s: float = 600.0
 
@@ -98,11 +104,12 @@ def resolve_layout(
         if size > 1:
             raise ValueError(
                 f"parallel.{axis_name}={size}: this axis is not in this version yet; set "
-                f"parallel.{axis_name}=1 and use parallel.dp_replicate, dp_shard or tp"
+                f"parallel.{axis_name}=1 and use parallel.dp_replicate, dp_shard, cp or tp"
             )
     tp_sizes = _check_tp(parallel.tp, model, seq_len)
-    parallel = _fill(parallel, world_size, tp_sizes)
-    if parallel.zero == 1 and parallel.dp_shard == 1 and world_size > 1:
+    cp_sizes = _check_cp(parallel, world_size, model, seq_len)
+    parallel = _fill(parallel, world_size, {"cp": cp_sizes, "tp": tp_sizes})
+    if parallel.zero == 1 and parallel.dp_shard * parallel.cp == 1 and world_size > 1:
         raise ValueError(
             "parallel.zero=1: shards the optimizer state over parallel.dp_shard=1 ranks; "
             "set parallel.dp_replicate=1 and parallel.dp_shard=-1"
@@ -127,6 +134,14 @@ def axis(mesh: DeviceMesh | None, name: str) -> DeviceMesh | None:
     if mesh is None or mesh[name].size() == 1:
         return None
     return mesh[name]
+
+
+def sharding_ranks(mesh: DeviceMesh) -> DeviceMesh:
+    """The ranks that share optimizer state, gradients or parameters: those along dp_shard x cp,
+    which hold the same parameters."""
+    if mesh["cp"].size() == 1:
+        return mesh["dp_shard"]
+    return mesh["dp_shard", "cp"]._flatten("dp_shard_cp")
 
 
 def data_share(mesh: DeviceMesh | None) -> tuple[int, int]:
@@ -188,7 +203,44 @@ def _check_tp(tp: int, model: ModelShape, seq_len: int) -> list[int]:
     )
 
 
-def _fill(parallel: ParallelConfig, world_size: int, tp_sizes: list[int]) -> ParallelConfig:
+def _check_cp(
+    parallel: ParallelConfig, world_size: int, model: ModelShape, seq_len: int
+) -> list[int]:
+    """Refuse a `cp` that does not fit; returns those that do. Each rank has two chunks of every
+    sequence, which its ranks of tp share evenly."""
+    cp, tp, method = parallel.cp, parallel.tp, parallel.cp_attention
+    if cp == 1 and method != "ring":
+        warnings.warn(f"parallel.cp_attention={method}: no effect with parallel.cp=1", stacklevel=3)
+    heads, kv = model.num_heads // tp, max(1, model.num_kv_heads // tp)  # of a rank of tp
+
+    def divides_tokens(n: int) -> bool:
+        return n == 1 or seq_len % (n * math.lcm(2, tp)) == 0
+
+    def divides_heads(n: int) -> bool:
+        shares_kv = kv % n == 0 or n % kv == 0
+        return method != "ulysses" or (heads % n == 0 and shares_kv)
+
+    works = [n for n in range(1, max(cp, world_size) + 1) if divides_tokens(n) and divides_heads(n)]
+    if cp in works:
+        return works
+    remedy = f"set {_nearest('cp', cp, works)}"
+    if not divides_tokens(cp):
+        multiple = cp * math.lcm(2, tp)
+        raise ValueError(
+            f"parallel.cp={cp}: train.seq_len={seq_len} is not a multiple of {multiple} (two parts "
+            f"a rank, with parallel.tp={tp}); {remedy} or "
+            f"train.seq_len={-(-seq_len // multiple) * multiple}"
+        )
+    raise ValueError(
+        f"parallel.cp={cp}: parallel.cp_attention=ulysses spreads the {heads} heads and {kv} "
+        f"key/value heads of a rank of tp over as many ranks; {remedy} or "
+        "parallel.cp_attention=ring"
+    )
+
+
+def _fill(
+    parallel: ParallelConfig, world_size: int, sizes_that_fit: dict[str, list[int]]
+) -> ParallelConfig:
     sizes = {name: getattr(parallel, name) for name in AXES}
     free = next((name for name, size in sizes.items() if size == -1), None)
     fixed = math.prod(size for size in sizes.values() if size != -1)
@@ -197,7 +249,7 @@ def _fill(parallel: ParallelConfig, world_size: int, tp_sizes: list[int]) -> Par
     if fixed == world_size:
         return parallel
     product = " x ".join(f"{name}={size}" for name, size in sizes.items() if size not in (1, -1))
-    allowed = {name: list(range(1, world_size + 1)) for name in DATA_AXES} | {"tp": tp_sizes}
+    allowed = {name: list(range(1, world_size + 1)) for name in DATA_AXES} | sizes_that_fit
     remedies = []
     for name, candidates in allowed.items():
         ranks = fixed // sizes[name]  # without this axis

@@ -14,7 +14,7 @@ from megafm.checkpoint.store import model_tensors
 from megafm.model import ModelConfig, build
 from megafm.parallel.activation_checkpointing import checkpoint_activations
 from megafm.parallel.data_parallel import data_parallel, shards_parameters
-from megafm.parallel.mesh import ParallelConfig
+from megafm.parallel.mesh import ParallelConfig, sharding_ranks
 from megafm.parallel.zero1 import ShardedStep
 from megafm.train.balance import balance_after_steps
 from megafm.train.config import OptimConfig
@@ -59,7 +59,7 @@ def assemble(
     """
     sharded = shards_parameters(parallel)  # then no rank ever holds the whole model
     with torch.device("meta" if sharded else device):
-        model = build(config, mesh, seed=seed)
+        model = build(config, mesh, cp_attention=parallel.cp_attention, seed=seed)
     checkpoint_activations(model.blocks, recomputed)
     loss = data_parallel(Loss(model), model.blocks, mesh, parallel, precision)
     if sharded:
@@ -69,7 +69,7 @@ def assemble(
     if mesh is None or parallel.zero != 1:
         optimizer = build_optimizer(stepped, optim)
     else:
-        sharded_step = ShardedStep(stepped, mesh["dp_shard"])
+        sharded_step = ShardedStep(stepped, sharding_ranks(mesh))
         stepped = sharded_step.shards
         optimizer = build_optimizer(stepped, optim)
         sharded_step.attach(optimizer)

@@ -12,10 +12,14 @@ LAYOUTS = {
     "zero1_2": ParallelConfig(dp_replicate=1, dp_shard=2, zero=1),
     "fsdp2": ParallelConfig(dp_replicate=1, dp_shard=2),
     "tp2": ParallelConfig(dp_replicate=1, tp=2),
+    "cp2": ParallelConfig(dp_replicate=1, cp=2),
     "hsdp2x2": ParallelConfig(dp_replicate=2, dp_shard=2),
     "tp4": ParallelConfig(dp_replicate=1, tp=4),
     "ddp2_tp2": ParallelConfig(dp_replicate=2, tp=2),
     "zero2_tp2": ParallelConfig(dp_replicate=1, dp_shard=2, zero=2, tp=2),
+    "hsdp2_cp2": ParallelConfig(dp_replicate=2, cp=2, cp_attention="all_gather"),
+    "zero1_2_cp2": ParallelConfig(dp_replicate=1, dp_shard=2, cp=2, cp_attention="ulysses", zero=1),
+    "cp2_tp2": ParallelConfig(dp_replicate=1, cp=2, tp=2),
     "hsdp2x2_tp2": ParallelConfig(dp_replicate=2, dp_shard=2, tp=2),
 }
 

@@ -35,6 +35,14 @@ def test_minus_one_takes_what_the_world_leaves() -> None:
         (ParallelConfig(dp_replicate=1, tp=4), 6, ["tp=4", "has 6", "--nproc-per-node 4"]),
         (ParallelConfig(tp=4), 6, ["tp=4: needs a multiple of 4", "set parallel.tp=2, or start"]),
         (ParallelConfig(dp_shard=2, zero=1, tp=2), 4, ["parallel.zero=1", "set parallel.zero=2"]),
+        (ParallelConfig(cp=4), 6, ["cp=4: needs a multiple of 4", "set parallel.cp=2, or start"]),
+        (ParallelConfig(cp=3), 3, ["parallel.cp=3", "seq_len=64", "cp=2 or train.seq_len=66"]),
+        (ParallelConfig(cp=32, tp=4), 128, ["multiple of 128", "cp=16 or train.seq_len=128"]),
+        (
+            ParallelConfig(cp=4, tp=4, cp_attention="ulysses"),
+            16,
+            ["parallel.cp=4", "the 2 heads", "set parallel.cp=2 or parallel.cp_attention=ring"],
+        ),
         (ParallelConfig(zero=1), 2, ["zero=1", "dp_shard=1", "set parallel.dp_replicate=1"]),
         (ParallelConfig(dp_replicate=4), 1, ["dp_replicate=4", "has 1", "--nproc-per-node 4"]),
     ],
@@ -77,7 +85,29 @@ def test_tp_with_fewer_more_and_as_many_key_value_heads(num_kv_heads: int) -> No
         assert (layout.dp_replicate, layout.tp) == (8 // tp, tp)
 
 
-@pytest.mark.parametrize("axis", ["pp", "cp", "ep"])
+@pytest.mark.parametrize(
+    ("num_kv_heads", "works"),
+    [(1, [2, 3, 4, 6, 8]), (2, [2, 4, 6, 8]), (3, [3, 6]), (8, [2, 4, 8])],
+)
+def test_ulysses_where_cp_divides_the_heads_and_fits_those_of_keys(
+    num_kv_heads: int, works: list[int]
+) -> None:
+    model = dataclasses.replace(MODEL, num_heads=24, num_kv_heads=num_kv_heads)
+    for cp in range(2, 9):
+        parallel = ParallelConfig(cp=cp, cp_attention="ulysses")
+        if cp in works:
+            assert resolve_layout(parallel, cp, model, 2 * cp).cp == cp
+        else:
+            with pytest.raises(ValueError, match=f"parallel.cp={cp}: parallel.cp_attention=uly"):
+                resolve_layout(parallel, cp, model, 2 * cp)
+
+
+def test_a_way_of_attention_without_effect_warns() -> None:
+    with pytest.warns(UserWarning, match="cp_attention=ulysses: no effect with parallel.cp=1"):
+        resolve_layout(ParallelConfig(cp_attention="ulysses"), 1, MODEL, SEQ_LEN)
+
+
+@pytest.mark.parametrize("axis", ["pp", "ep"])
 def test_an_axis_that_is_not_built_yet_is_refused_not_ignored(axis: str) -> None:
     with pytest.raises(ValueError, match=f"parallel.{axis}=2: this axis is not in this version"):
         resolve_layout(ParallelConfig(**{axis: 2}), 2, MODEL, SEQ_LEN)

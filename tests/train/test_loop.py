@@ -32,6 +32,7 @@ LAYOUTS = {
     "hsdp2x2": (4, ParallelConfig(dp_replicate=2, dp_shard=2)),
     "tp2": (2, ParallelConfig(tp=2)),
     "ddp2_tp2": (4, ParallelConfig(tp=2)),
+    "cp2": (2, ParallelConfig(cp=2)),
 }
 
 

@@ -84,11 +84,12 @@ class Layers:
     heads or hidden width, and a row linear back.
 
     Args:
-        context: takes tokens to this rank's part of the sequence, and attends to all of it.
+        context: takes tokens to this rank's part of the sequence, and attends to all of it; by
+            default the part is all.
     """
 
-    def __init__(self, context: Context) -> None:
-        self.context = context
+    def __init__(self, context: Context | None = None) -> None:
+        self.context = Context() if context is None else context
 
     def embedding(self, vocab_size: int, dim: int) -> Embedding | parallel.VocabParallelEmbedding:
         return Embedding(vocab_size, dim)
@@ -142,7 +143,7 @@ class Layers:
 class TensorParallelLayers(Layers):
     """Every layer split over the ranks of `tp`: see megafm/parallel/layers.py."""
 
-    def __init__(self, context: Context, tp: DeviceMesh) -> None:
+    def __init__(self, context: Context | None, tp: DeviceMesh) -> None:
         super().__init__(context)
         self.tp = tp
 
@@ -190,7 +191,7 @@ class TensorParallelLayers(Layers):
 def choose_layers(mesh: DeviceMesh | None, cp_attention: str) -> Layers:
     """The layers for a mesh; None is one rank."""
     cp, tp = axis(mesh, "cp"), axis(mesh, "tp")
-    context = Context() if cp is None else ContextParallel(cp, cp_attention)
+    context = None if cp is None else ContextParallel(cp, cp_attention)
     return Layers(context) if tp is None else TensorParallelLayers(context, tp)
 
 

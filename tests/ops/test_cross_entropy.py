@@ -50,6 +50,17 @@ def test_error_rule(backend: str, vocab: int, dtype: torch.dtype) -> None:
     assert_error_rule(ops.cross_entropy, plain, (torch.randn(9, vocab) * 3, targets), dtype)
 
 
+@pytest.mark.parametrize("backend", CPU, indirect=True)
+def test_a_maximum_may_come_late_in_a_long_row(backend: str) -> None:
+    torch.manual_seed(0)
+    rising = torch.linspace(-300, 300, 20011) + torch.randn(20011)
+    behind_a_mask = rising.masked_fill(torch.arange(20011) < 9999, -torch.inf)
+    logits = torch.stack((rising, behind_a_mask, rising.flip(0)))
+    targets = torch.tensor([20000, 15000, 0])
+    got = ops.cross_entropy(logits, targets)
+    torch.testing.assert_close(got.double(), plain(logits.double(), targets), rtol=1e-6, atol=1e-5)
+
+
 @pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 def test_losses_near_zero_keep_their_digits(backend: str) -> None:
     logits = torch.tensor([[1000.0, 990.0], [0.0, -16.0]])

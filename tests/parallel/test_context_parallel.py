@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from unittest import mock
 
 import pytest
 import torch
 
 from megafm import ops
 from megafm.model import KVCache, ModelConfig, build
-from megafm.parallel import world
+from megafm.parallel import ring_attention, world
+from megafm.parallel.activation_checkpointing import checkpoint_activations
+from megafm.parallel.collectives import Rotating
 from megafm.parallel.context_parallel import Context, ContextParallel
 from megafm.parallel.mesh import ParallelConfig, build_mesh
-from megafm.parallel.ring_attention import attention
 from megafm.parallel.zigzag import Block, blocks
 from tests.ranks import RankPool
 
 METHODS = ("ring", "all_gather", "ulysses")
 T, HEADS, HEAD_DIM = 64, 4, 8
+WITHIN = {torch.float64: 1e-14, torch.float32: 2e-6, torch.bfloat16: 8e-3}
 REFERENCE = {"attention": "reference", "attention_backward": "reference"}
 
 
@@ -82,20 +85,19 @@ def attend_in_parts(dtype: torch.dtype) -> dict[tuple[str, str], list[torch.Tens
     return found
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["fp64", "fp32"])
+@pytest.mark.parametrize("dtype", WITHIN)
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_attention_and_its_gradients_are_those_of_one_rank(
     world_size: int, dtype: torch.dtype, ranks: RankPool
 ) -> None:
     by_rank = ranks.run(attend_in_parts, world_size, dtype)
-    within = 1e-14 if dtype == torch.float64 else 2e-6
     with ops.use(**REFERENCE):
         expected = {name: attend(Context(), case, dtype) for name, case in CASES.items()}
     for found in by_rank:
         for (method, name), tensors in found.items():
             for what, x, y in zip(("out", "dq", "dk", "dv"), tensors, expected[name], strict=True):
                 error = (x - y).norm() / y.norm().clamp(min=1.0)  # dq of a window of 1 is 0
-                assert error < within, f"{method}, {name}, {what}: {error:.1e}"
+                assert error < WITHIN[dtype], f"{method}, {name}, {what}: {error:.1e}"
 
 
 def test_blocks_cover_what_is_seen_once() -> None:
@@ -132,8 +134,24 @@ def mask_of(block: Block, num_rows: int, num_keys: int) -> torch.Tensor:
     """(num_rows, num_keys) bool: which keys have a share in the result of attention."""
     q, k = torch.zeros(1, num_rows, 1, 2), torch.zeros(1, num_keys, 1, 2)
     v = torch.eye(num_keys).view(1, num_keys, 1, num_keys)
-    out, _ = attention(block, q, k, v)
+    out, _ = ring_attention.attention(block, q, k, v)
     return out.view(num_rows, num_keys) > 0
+
+
+def rotations(mode: str) -> int:
+    """How often something goes round the ring in one training step."""
+    with world.process_group(torch.device("cpu"), 60.0):
+        model = build(MODEL, build_mesh(ParallelConfig(dp_replicate=1, cp=2), "cpu"))
+        checkpoint_activations(model.blocks, (mode,))
+        with mock.patch.object(ring_attention, "Rotating", wraps=Rotating) as rotating:
+            model.loss(TOKENS, TOKENS).backward()
+        return rotating.call_count
+
+
+def test_selective_checkpointing_keeps_what_came_round_the_ring(ranks: RankPool) -> None:
+    # each layer, on 2 ranks: keys and values in forward, again in backward, and twice gradients
+    counts = {mode: ranks.run(rotations, 2, mode) for mode in ("none", "selective", "full")}
+    assert counts == {"none": [2 * 4] * 2, "selective": [2 * 4] * 2, "full": [2 * 5] * 2}
 
 
 MODEL = ModelConfig(

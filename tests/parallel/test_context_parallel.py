@@ -124,6 +124,17 @@ def test_blocks_cover_what_is_seen_once() -> None:
         assert torch.equal(covered, seen.long())
 
 
+def test_in_every_step_all_ranks_have_the_same_work() -> None:
+    size, length = 4, 3
+    for step in range(size):
+        work = set()
+        for rank in range(size):
+            found = blocks(rank, (rank - step) % size, size, length, None, [0, 2 * size * length])
+            masks = [mask_of(b, *(s.stop - s.start for s in (b.queries, b.keys))) for b in found]
+            work.add(sum(int(mask.sum()) for mask in masks))
+        assert work == {2 * length**2 + (length if step == 0 else 0)}
+
+
 def positions(rank: int, size: int, length: int) -> torch.Tensor:
     """Of the tokens that a rank holds."""
     chunks = torch.arange(2 * size * length).view(2 * size, length)

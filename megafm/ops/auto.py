@@ -1,8 +1,8 @@
 """Which backend `auto` tries first, by device, dtype and class of shape: a table of measurements.
 
 The CPU rows were measured (benchmarks/results/ops); tests/ops/test_auto.py fails where a rule is
-newer than its measurement. The CUDA rows are not measured yet: they name torch's own kernels, and Triton's
-attention where those cannot do it (lse, softcap, sinks), for the reference needs seq_q x seq_k memory.
+newer than its measurement. The CUDA rows are not measured yet: they name torch's own kernels, and
+behind them Triton's attention, since the reference needs seq_q x seq_k memory.
 """
 
 from __future__ import annotations

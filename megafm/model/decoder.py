@@ -36,6 +36,7 @@ def build(
     mesh: DeviceMesh | None = None,
     *,
     cp_attention: str = "ring",
+    experts: DeviceMesh | None = None,
     seed: int = 0,
 ) -> Decoder:
     """A decoder on the default device, initialised from `seed` (on meta: shapes alone).
@@ -44,8 +45,9 @@ def build(
         mesh: of the ranks that share the model; its axes choose the layers' classes, and
             data-parallel ones leave them as they are.
         cp_attention: of ParallelConfig.
+        experts: the `expert_mesh` beside it; None is without `ep`.
     """
-    model = Decoder(config, choose_layers(mesh, cp_attention))
+    model = Decoder(config, choose_layers(mesh, cp_attention, experts))
     if not model.embedding.weight.is_meta:
         model.init_weights(seed)
     return model

@@ -22,7 +22,7 @@ from megafm.model.config import ModelConfig
 from megafm.model.decoder import Decoder, build
 from megafm.model.hf_config import read_config, to_hf_config
 
-# ours -> theirs; {i} is the layer.
+# ours -> theirs; {i} is the layer, {e} the expert: ours are one tensor, theirs one each.
 TENSOR_NAMES = {
     "embedding.weight": "model.embed_tokens.weight",
     "blocks.{i}.attention_norm.weight": "model.layers.{i}.input_layernorm.weight",
@@ -36,6 +36,10 @@ TENSOR_NAMES = {
     "blocks.{i}.ffn.w_gate.weight": "model.layers.{i}.mlp.gate_proj.weight",
     "blocks.{i}.ffn.w_up.weight": "model.layers.{i}.mlp.up_proj.weight",
     "blocks.{i}.ffn.w_down.weight": "model.layers.{i}.mlp.down_proj.weight",
+    "blocks.{i}.ffn.router.weight": "model.layers.{i}.mlp.gate.weight",
+    "blocks.{i}.ffn.experts.w_gate.weight": "model.layers.{i}.mlp.experts.{e}.gate_proj.weight",
+    "blocks.{i}.ffn.experts.w_up.weight": "model.layers.{i}.mlp.experts.{e}.up_proj.weight",
+    "blocks.{i}.ffn.experts.w_down.weight": "model.layers.{i}.mlp.experts.{e}.down_proj.weight",
     "norm.weight": "model.norm.weight",
     "head.weight": "lm_head.weight",
 }
@@ -61,14 +65,25 @@ def from_hf(
     config = read_config(folder)
     with torch.device("meta"):
         model = build(config)
-    by_their_name = {their_name(name): name for name, _ in model.named_parameters()}
-    tensors: dict[str, torch.Tensor] = {}
+    wanted = {
+        theirs: piece.shape
+        for name, parameter in model.named_parameters()
+        for theirs, piece in _pieces(name, parameter)
+    }
+    found: dict[str, torch.Tensor] = {}
     for name, tensor in _read_tensors(folder):
-        if name in by_their_name:
-            tensors[by_their_name[name]] = tensor.to(device=device, dtype=dtype)
+        if name in wanted:
+            found[name] = tensor.to(device=device, dtype=dtype)
         elif not _is_redundant(name, config):
             raise ValueError(f"{folder}: this decoder has no place for the tensor {name!r}")
-    _check_tensors(folder, model, tensors)
+    _check_tensors(folder, wanted, found)
+    tensors = {
+        name: torch.zeros_like(value, device=device)  # what balances experts starts anew
+        for name, value in model.state_dict().items()
+    }
+    for name, parameter in model.named_parameters():
+        pieces = [found.pop(theirs) for theirs, _ in _pieces(name, parameter)]
+        tensors[name] = torch.stack(pieces) if parameter.ndim == 3 else pieces[0]
     model.load_state_dict(tensors, assign=True)
     return model.to(device)  # the rotary tables
 
@@ -129,11 +144,18 @@ def write_hf(
         publish(stage, folder, last=CONFIG)
 
 
-def their_name(name: str) -> str:
-    """The Hugging Face name of a parameter of ours."""
+def their_name(name: str, expert: int = 0) -> str:
+    """The Hugging Face name of a parameter of ours, or of one expert in it."""
     numbers = re.findall(r"\.(\d+)\.", name)
     theirs = TENSOR_NAMES[re.sub(r"\.\d+\.", ".{i}.", name)]
-    return theirs.format(i=numbers[0]) if numbers else theirs
+    return theirs.format(i=numbers[0], e=expert) if numbers else theirs
+
+
+def _pieces(name: str, parameter: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    """A parameter of ours as what is stored of it, by its Hugging Face name."""
+    pieces = parameter.unbind() if parameter.ndim == 3 else (parameter,)
+    for expert, piece in enumerate(pieces):
+        yield their_name(name, expert), piece
 
 
 def _read_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
@@ -163,14 +185,16 @@ def _is_redundant(name: str, config: ModelConfig) -> bool:
     return tied_head or name.endswith("rotary_emb.inv_freq")
 
 
-def _check_tensors(folder: Path, model: Decoder, tensors: Mapping[str, torch.Tensor]) -> None:
-    for name, parameter in model.named_parameters():
-        if name not in tensors:
-            raise ValueError(f"{folder}: the tensor {their_name(name)!r} is missing")
-        if tensors[name].shape != parameter.shape:
+def _check_tensors(
+    folder: Path, wanted: Mapping[str, torch.Size], found: Mapping[str, torch.Tensor]
+) -> None:
+    for name, shape in wanted.items():
+        if name not in found:
+            raise ValueError(f"{folder}: the tensor {name!r} is missing")
+        if found[name].shape != shape:
             raise ValueError(
-                f"{folder}: {their_name(name)} has shape {tuple(tensors[name].shape)}, config.json "
-                f"asks for {tuple(parameter.shape)}"
+                f"{folder}: {name} has shape {tuple(found[name].shape)}, config.json asks for "
+                f"{tuple(shape)}"
             )
 
 
@@ -182,8 +206,9 @@ def _write_tensors(folder: Path, model: nn.Module, read: Read, dtype: torch.dtyp
     for number, names in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         tensors = {
-            their_name(name): tensor.to("cpu", dtype).contiguous()
+            theirs: piece.to("cpu", dtype).contiguous()
             for name, tensor in zip(names, read(names), strict=True)
+            for theirs, piece in _pieces(name, tensor)
         }
         save_file(tensors, folder / (file if len(shards) > 1 else WEIGHTS), {"format": "pt"})
         weight_map |= dict.fromkeys(tensors, file)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megafm.model.config import ModelConfig, RopeScaling
+from megafm.model.config import ModelConfig, MoeConfig, RopeScaling
 
 # ours -> (theirs, transformers' default where the key may be absent from config.json).
 REQUIRED = object()
@@ -24,6 +24,15 @@ CONFIG_FIELDS: dict[str, tuple[str, Any]] = {
     "norm_eps": ("rms_norm_eps", 1e-6),
     "tie_embeddings": ("tie_word_embeddings", False),
     "init_std": ("initializer_range", 0.02),
+}
+
+# The same for MoeConfig, in Qwen3's names.
+MOE_FIELDS: dict[str, tuple[str, Any]] = {
+    "num_experts": ("num_experts", REQUIRED),
+    "num_experts_per_token": ("num_experts_per_tok", 8),
+    "ffn_dim": ("moe_intermediate_size", 768),
+    "normalize_weights": ("norm_topk_prob", False),
+    "aux_loss": ("router_aux_loss_coef", 0.001),
 }
 
 # RopeScaling's fields by kind: ours -> theirs.
@@ -51,6 +60,7 @@ FIXED = {
     "mlp_bias": False,
     "attention_dropout": 0.0,
     "partial_rotary_factor": 1.0,
+    "decoder_sparse_step": 1,
 }
 
 
@@ -60,6 +70,7 @@ class Architecture:
 
     Attributes:
         holds: whether it can express a config.
+        moe: whether its feed-forward is a mixture of experts.
         read_window: config.json -> the sliding window.
         write: the keys of config.json beyond CONFIG_FIELDS.
     """
@@ -70,6 +81,7 @@ class Architecture:
     holds: Callable[[ModelConfig], bool]
     read_window: Callable[[Mapping[str, Any]], int | None]
     write: Callable[[ModelConfig], dict[str, Any]]
+    moe: bool = False
 
 
 def _read_qwen3_window(values: Mapping[str, Any]) -> int | None:
@@ -93,6 +105,32 @@ def _write_qwen3_window(config: ModelConfig) -> dict[str, Any]:
         "sliding_window": config.window,
         "max_window_layers": 0 if windowed else config.num_layers,
     }
+
+
+def _no_window(values: Mapping[str, Any]) -> None:
+    if values.get("use_sliding_window", False):
+        raise ValueError("use_sliding_window=True: not supported together with experts")
+
+
+def _is_qwen3_moe(config: ModelConfig) -> bool:
+    """Whether config.moe sets nothing but what MOE_FIELDS and mlp_only_layers say."""
+    assert config.moe is not None
+    said = {name: getattr(config.moe, name) for name in (*MOE_FIELDS, "num_dense_layers")}
+    return config.moe == MoeConfig(**said) and config.window is None
+
+
+def _write_qwen3_moe(config: ModelConfig) -> dict[str, Any]:
+    written = {theirs: getattr(config.moe, ours) for ours, (theirs, _) in MOE_FIELDS.items()}
+    layers = list(range(config.num_dense_layers))
+    return {"attention_bias": False, "mlp_only_layers": layers, "decoder_sparse_step": 1, **written}
+
+
+def _read_qwen3_moe(values: Mapping[str, Any]) -> MoeConfig:
+    dense = values.get("mlp_only_layers") or []
+    if sorted(dense) != list(range(len(dense))):
+        raise ValueError(f"mlp_only_layers={dense}: only the first layers can be dense")
+    values = {"num_experts": values.get("num_local_experts"), **values}  # transformers 5's name
+    return MoeConfig(num_dense_layers=len(dense), **_read_fields(values, MOE_FIELDS))
 
 
 # In the order in which an export prefers them.
@@ -122,6 +160,15 @@ ARCHITECTURES = (
         read_window=_read_qwen3_window,
         write=lambda config: {"attention_bias": False, **_write_qwen3_window(config)},
     ),
+    Architecture(
+        "Qwen3MoeForCausalLM",
+        "qwen3_moe",
+        qk_norm=True,
+        holds=_is_qwen3_moe,
+        read_window=_no_window,
+        write=_write_qwen3_moe,
+        moe=True,
+    ),
 )
 
 
@@ -144,12 +191,7 @@ def from_hf_config(values: Mapping[str, Any]) -> ModelConfig:
     for key, only in FIXED.items():
         if values.get(key, only) not in (only, None):
             raise ValueError(f"{key}={values[key]}: this decoder has only {key}={only}")
-    fields = {}
-    for ours, (theirs, default) in CONFIG_FIELDS.items():
-        value = values.get(theirs)
-        fields[ours] = default if value is None else value
-        if fields[ours] is REQUIRED:
-            raise ValueError(f"the key {theirs} is missing")
+    fields = _read_fields(values, CONFIG_FIELDS)
     if fields["num_kv_heads"] is None:
         fields["num_kv_heads"] = fields["num_heads"]
     if fields["head_dim"] is None:
@@ -161,12 +203,36 @@ def from_hf_config(values: Mapping[str, Any]) -> ModelConfig:
         rope_scaling=rope_scaling,
         qk_norm=architecture.qk_norm,
         window=architecture.read_window(values),
+        moe=_read_qwen3_moe(values) if architecture.moe else None,
     )
 
 
+def _read_fields(values: Mapping[str, Any], names: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
+    fields = {}
+    for ours, (theirs, default) in names.items():
+        value = values.get(theirs)
+        fields[ours] = default if value is None else value
+        if fields[ours] is REQUIRED:
+            raise ValueError(f"the key {theirs} is missing")
+    return fields
+
+
 def to_hf_config(config: ModelConfig) -> dict[str, Any]:
-    """The content of config.json: rotary settings both as transformers 4 and as 5 keep them."""
-    architecture = next(a for a in ARCHITECTURES if a.qk_norm == config.qk_norm and a.holds(config))
+    """The content of config.json: rotary settings both as transformers 4 and as 5 keep them.
+
+    Raises:
+        ValueError: no class of transformers that is known here computes `config`.
+    """
+    kind = config.qk_norm, config.moe is not None
+    candidates = (a for a in ARCHITECTURES if (a.qk_norm, a.moe) == kind and a.holds(config))
+    architecture = next(candidates, None)
+    if architecture is None:
+        raise ValueError(
+            f"model.moe={config.moe}, model.qk_norm={config.qk_norm}, model.window="
+            f"{config.window}: experts are exported as Qwen3MoeForCausalLM has them; set "
+            "model.qk_norm=true, model.window=null, and of model.moe nothing but "
+            f"{', '.join(MOE_FIELDS)} and num_dense_layers"
+        )
     values: dict[str, Any] = {
         "architectures": [architecture.name],
         "model_type": architecture.model_type,

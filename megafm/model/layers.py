@@ -17,6 +17,7 @@ from megafm import ops
 from megafm.model.config import ModelConfig
 from megafm.parallel import layers as parallel
 from megafm.parallel.context_parallel import Context, ContextParallel
+from megafm.parallel.expert_parallel import at_experts
 from megafm.parallel.mesh import axis
 
 
@@ -86,10 +87,12 @@ class Layers:
     Args:
         context: takes tokens to this rank's part of the sequence, and attends to all of it; by
             default the part is all.
+        ep: the ranks that share the experts; None is this one alone.
     """
 
-    def __init__(self, context: Context | None = None) -> None:
+    def __init__(self, context: Context | None = None, ep: DeviceMesh | None = None) -> None:
         self.context = Context() if context is None else context
+        self.ep = ep
 
     def embedding(self, vocab_size: int, dim: int) -> Embedding | parallel.VocabParallelEmbedding:
         return Embedding(vocab_size, dim)
@@ -111,15 +114,29 @@ class Layers:
         """Back from heads or hidden width."""
         return Linear(in_features, out_features)
 
-    def router_weight(self, num_experts: int, dim: int) -> nn.Parameter:
-        """Whole on every rank, which routes the tokens that it holds."""
-        return nn.Parameter(torch.empty(num_experts, dim))
+    def replica(self, *shape: int) -> nn.Parameter:
+        """A parameter that every rank uses whole, on the tokens that it holds."""
+        return nn.Parameter(torch.empty(shape))
 
     def grouped_linear(
         self, num_experts: int, in_features: int, out_features: int
     ) -> GroupedLinear:
-        """For the experts."""
-        return GroupedLinear(nn.Parameter(torch.empty(num_experts, out_features, in_features)))
+        """For the experts of this rank, inside `at_experts`."""
+        shape = (num_experts, out_features, in_features)
+        if self.ep is None:
+            return GroupedLinear(self.replica(*shape))
+        return GroupedLinear(parallel.parameter(shape, self.ep, shard=0))
+
+    def at_experts(
+        self,
+        compute: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        rows: torch.Tensor,
+        counts: torch.Tensor,
+    ) -> torch.Tensor:
+        """`compute` of rows (n, D), sorted by expert, and the number of them for each expert."""
+        if self.ep is None:
+            return compute(rows, counts)
+        return at_experts(compute, rows, counts, self.ep)
 
     def project(self, x: torch.Tensor, *linears: nn.Module) -> tuple[torch.Tensor, ...]:
         """Each of the column linears on the same x."""
@@ -143,15 +160,15 @@ class Layers:
 class TensorParallelLayers(Layers):
     """Every layer split over the ranks of `tp`: see megafm/parallel/layers.py."""
 
-    def __init__(self, context: Context | None, tp: DeviceMesh) -> None:
-        super().__init__(context)
+    def __init__(self, context: Context | None, tp: DeviceMesh, ep: DeviceMesh | None) -> None:
+        super().__init__(context, ep)
         self.tp = tp
 
     def embedding(self, vocab_size: int, dim: int) -> parallel.VocabParallelEmbedding:
         return parallel.VocabParallelEmbedding(vocab_size, dim, self.tp)
 
     def norm(self, dim: int, eps: float) -> RMSNorm:
-        return RMSNorm(dim, eps, parallel.parameter((dim,), self.tp, shard=None))
+        return RMSNorm(dim, eps, self.replica(dim))
 
     def column_linear(
         self, in_features: int, out_features: int, num_heads: int | None = None
@@ -161,14 +178,8 @@ class TensorParallelLayers(Layers):
     def row_linear(self, in_features: int, out_features: int) -> nn.Module:
         return parallel.RowParallelLinear(in_features, out_features, self.tp)
 
-    def router_weight(self, num_experts: int, dim: int) -> nn.Parameter:
-        return parallel.parameter((num_experts, dim), self.tp, shard=None)
-
-    def grouped_linear(
-        self, num_experts: int, in_features: int, out_features: int
-    ) -> GroupedLinear:
-        shape = (num_experts, out_features, in_features)
-        return GroupedLinear(parallel.parameter(shape, self.tp, shard=None))
+    def replica(self, *shape: int) -> nn.Parameter:
+        return parallel.parameter(shape, self.tp, shard=None)
 
     def project(self, x: torch.Tensor, *linears: nn.Module) -> tuple[torch.Tensor, ...]:
         return parallel.column_parallel(
@@ -188,11 +199,11 @@ class TensorParallelLayers(Layers):
         return ops.linear_cross_entropy(hidden, shard, targets, reduction="sum", group=group)
 
 
-def choose_layers(mesh: DeviceMesh | None, cp_attention: str) -> Layers:
-    """The layers for a mesh; None is one rank."""
-    cp, tp = axis(mesh, "cp"), axis(mesh, "tp")
+def choose_layers(mesh: DeviceMesh | None, cp_attention: str, experts: DeviceMesh | None) -> Layers:
+    """The layers for a mesh, None is one rank, and for the `expert_mesh` beside it."""
+    cp, tp, ep = axis(mesh, "cp"), axis(mesh, "tp"), axis(experts, "ep")
     context = None if cp is None else ContextParallel(cp, cp_attention)
-    return Layers(context) if tp is None else TensorParallelLayers(context, tp)
+    return Layers(context, ep) if tp is None else TensorParallelLayers(context, tp, ep)
 
 
 class RotaryTables(nn.Module):

@@ -9,8 +9,6 @@ Shapes: n tokens of this rank, k experts per token, D dim, F ffn_dim of an exper
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -20,6 +18,7 @@ from megafm.model.feed_forward import FeedForward
 from megafm.model.layers import Layers
 from megafm.model.router import Router
 from megafm.ops.autocast import autocast_dtype
+from megafm.ops.take_rows import sorting, take_rows
 
 
 class MixtureOfExperts(nn.Module):
@@ -36,14 +35,10 @@ class MixtureOfExperts(nn.Module):
         tokens = x.flatten(0, -2)  # (n, D)
         weights, experts, counts = self.router(tokens)  # (n, k)
         num_choices = experts.shape[1]
-        # from a place in the order of experts to the choice there, and back: (n k)
-        choice = experts.flatten().argsort(stable=True)
-        place = torch.empty_like(choice).scatter_(
-            0, choice, torch.arange(len(choice), device=x.device)
-        )
-        rows = take(tokens.to(autocast_dtype(x) or x.dtype), choice, place, num_choices)
+        choice, place = sorting(experts.flatten())  # (n k)
+        rows = take_rows(tokens.to(autocast_dtype(x) or x.dtype), choice, place, num_choices)
         rows = self.experts(rows, counts)  # (n k, D)
-        outputs = take(rows, place, choice).unflatten(0, (-1, num_choices))  # (n, k, D)
+        outputs = take_rows(rows, place, choice).unflatten(0, (-1, num_choices))  # (n, k, D)
         out = (outputs * weights.unsqueeze(-1).to(outputs.dtype)).sum(1).view_as(x)
         return out if self.shared is None else out + self.shared(x)
 
@@ -53,38 +48,14 @@ class Experts(nn.Module):
 
     def __init__(self, dim: int, moe: MoeConfig, layers: Layers) -> None:
         super().__init__()
+        self.layers = layers
         self.w_gate = layers.grouped_linear(moe.num_experts, dim, moe.ffn_dim)
         self.w_up = layers.grouped_linear(moe.num_experts, dim, moe.ffn_dim)
         self.w_down = layers.grouped_linear(moe.num_experts, moe.ffn_dim, dim)
 
     def forward(self, rows: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        return self.layers.at_experts(self._compute, rows, counts)
+
+    def _compute(self, rows: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         hidden = ops.swiglu(self.w_gate(rows, counts), self.w_up(rows, counts))  # (rows, F)
         return self.w_down(hidden, counts)
-
-
-def take(
-    x: torch.Tensor, source: torch.Tensor, target: torch.Tensor, copies: int = 1
-) -> torch.Tensor:
-    """Rows `source` of x (n, D), of which each stands `copies` times one after the other.
-
-    Args:
-        source, target: (n copies,), a permutation and its inverse.
-    """
-    return _Take.apply(x, source, target, copies)
-
-
-class _Take(torch.autograd.Function):
-    """The backward pass looks up too, and sums in a fixed order; torch's own would scatter."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, source: torch.Tensor, target: torch.Tensor, copies: int
-    ) -> torch.Tensor:
-        ctx.copies = copies
-        ctx.save_for_backward(target)
-        return x[source // copies]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (target,) = ctx.saved_tensors
-        return grads[0][target].unflatten(0, (-1, ctx.copies)).sum(1), None, None, None

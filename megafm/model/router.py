@@ -35,20 +35,19 @@ class Router(nn.Module):
         weight: (num_experts, D).
         bias: (num_experts,) added to the scores for the choice.
         load: (num_experts,) int64, tokens of the last step, over all ranks.
-        counts: (num_experts,) int64, tokens of this step so far, on this rank.
+        counts: (num_experts,) int64, tokens of this step so far, on this rank; None before any.
     """
 
     bias: torch.Tensor
     load: torch.Tensor
-    counts: torch.Tensor
+    counts: torch.Tensor | None = None
 
     def __init__(self, dim: int, moe: MoeConfig, layers: Layers) -> None:
         super().__init__()
         self.moe = moe
-        self.weight = layers.router_weight(moe.num_experts, dim)
+        self.weight = layers.replica(moe.num_experts, dim)
         self.register_buffer("bias", torch.zeros(moe.num_experts, dtype=torch.float32))
         self.register_buffer("load", torch.zeros(moe.num_experts, dtype=torch.int64))
-        self.register_buffer("counts", torch.zeros_like(self.load), persistent=False)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """x (n, D) -> weights (n, k), experts (n, k) int64, counts (num_experts,) int64.
@@ -65,7 +64,7 @@ class Router(nn.Module):
             probabilities = scores / (scores.sum(-1, keepdim=True) + EPS)
         experts = (scores.detach() + self.bias).topk(moe.num_experts_per_token).indices
         chosen = experts.flatten()
-        counts = torch.zeros_like(self.counts).scatter_add_(0, chosen, torch.ones_like(chosen))
+        counts = torch.zeros_like(self.load).scatter_add_(0, chosen, torch.ones_like(chosen))
         if self.training:
             scores = _Balance.apply(scores, probabilities, counts, self)
         weights = scores.gather(-1, experts)
@@ -86,7 +85,7 @@ class Router(nn.Module):
         error = load.sum() - load * len(load)  # of a mean that is no integer
         self.bias += self.moe.bias_update_rate * error.sign()
         self.load.copy_(load)
-        self.counts.zero_()
+        self.counts = None
 
     def reset(self) -> None:
         for buffer in self.buffers():
@@ -116,7 +115,8 @@ class _Balance(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (counts,) = ctx.saved_tensors
-        ctx.router.counts += counts
+        before = ctx.router.counts
+        ctx.router.counts = counts if before is None else before + counts
         pressure = None
         if ctx.router.moe.aux_loss > 0:
             pressure = ctx.router.pressure().to(grads[0].dtype).expand_as(grads[0])

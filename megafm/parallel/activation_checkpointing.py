@@ -35,6 +35,7 @@ KEPT = {
     "aten::_scaled_dot_product_cudnn_attention",
     "megafm::attention",
     "megafm::ring_attention",
+    "_c10d_functional::all_to_all_single",
 }
 
 

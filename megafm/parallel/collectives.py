@@ -9,6 +9,7 @@ use it for the same work.
     sum_gradient      the tensor itself                    backward: all-reduce (partial to whole)
     sum_parts         the sum over the ranks               backward: the same (whole)
     all_to_all        a slice for and from each rank       backward: all-to-all
+    exchange_rows     rows for each rank, uneven numbers   backward: the way back
 
 Sizes along `dim` are those of a multiple of the ranks.
 """
@@ -46,7 +47,15 @@ def sum_parts(x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
 
 def all_to_all(x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
     """x (ranks, ...): x[i] goes to rank i, and what comes from rank i is row i of the result."""
-    return cast(torch.Tensor, _AllToAll.apply(x, group))
+    return exchange_rows(x, [1] * len(x), [1] * len(x), group)
+
+
+def exchange_rows(
+    x: torch.Tensor, received: list[int], sent: list[int], group: dist.ProcessGroup
+) -> torch.Tensor:
+    """The first sent[0] rows of x go to rank 0, the next sent[1] to rank 1, ...; returns the
+    sum(received) rows that come to this one, by sender."""
+    return cast(torch.Tensor, _ExchangeRows.apply(x, received, sent, group))
 
 
 class Gathering:
@@ -155,18 +164,21 @@ class _SumParts(torch.autograd.Function):
         return grads[0], None
 
 
-class _AllToAll(torch.autograd.Function):
+class _ExchangeRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-        ctx.group = group
-        return _exchange(x, group)
+    def forward(
+        ctx: Any, x: torch.Tensor, received: list[int], sent: list[int], group: dist.ProcessGroup
+    ) -> torch.Tensor:
+        ctx.received, ctx.sent, ctx.group = received, sent, group
+        return _exchange(x, received, sent, group)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return _exchange(grads[0], ctx.group), None
+        return _exchange(grads[0], ctx.sent, ctx.received, ctx.group), None, None, None
 
 
-def _exchange(x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-    one_each = [1] * group.size()
-    pending = _c10d.all_to_all_single(x.contiguous(), one_each, one_each, group.group_name)
-    return _c10d.wait_tensor(pending)
+def _exchange(
+    x: torch.Tensor, received: list[int], sent: list[int], group: dist.ProcessGroup
+) -> torch.Tensor:
+    pending = _c10d.all_to_all_single(x.contiguous(), received, sent, group.group_name)
+    return cast(torch.Tensor, _c10d.wait_tensor(pending))

@@ -42,35 +42,45 @@ def data_parallel(
     """
     if mesh is None or parallel.dp_replicate == parallel.dp_shard == parallel.cp == 1:
         return module
-    if not shards_parameters(parallel) and parallel.tp == 1:
+    if not shards_parameters(parallel) and parallel.tp == parallel.ep == 1:
         return _replicated(module, mesh)
     ranks = sharding_ranks(mesh)
     if parallel.dp_replicate > 1:
         ranks = DeviceMesh._concatenate([mesh["dp_replicate"], ranks])
+    shard((*blocks, module), ranks, parallel, param_dtype)
+    return module
+
+
+def shard(
+    modules: Iterable[nn.Module],
+    mesh: DeviceMesh,
+    parallel: ParallelConfig,
+    param_dtype: torch.dtype,
+) -> None:
+    """Shard each of `modules`, inner ones first, over the last axis of `mesh` (FSDP2); replicas of
+    the shards stand along an axis before it."""
     reduce_dtype = torch.promote_types(param_dtype, torch.float32)
     # Autocast rounds what goes into a matmul; inputs as such stay (the rotary tables: fp32).
     policy = MixedPrecisionPolicy(param_dtype, reduce_dtype, cast_forward_inputs=False)
     options: dict[str, Any] = {
-        "mesh": ranks,
+        "mesh": mesh,
         "reshard_after_forward": parallel.zero == 3,
         "mp_policy": policy,
     }
-    for block in blocks:
-        fully_shard(block, **options)
-    fully_shard(module, **options)
-    for part in module.modules():
-        if isinstance(part, FSDPModule):
-            part.set_gradient_divide_factor(1.0)
-            part.set_force_sum_reduction_for_comms(True)
-    return module
+    for module in modules:
+        sharded = fully_shard(module, **options)
+        sharded.set_gradient_divide_factor(1.0)
+        sharded.set_force_sum_reduction_for_comms(True)
 
 
 def set_gradient_sync(wrapped: nn.Module, enabled: bool) -> None:
     """Reduce gradients in the next backward pass only if `enabled` (the last microbatch)."""
     if isinstance(wrapped, DistributedDataParallel):
         wrapped.require_backward_grad_sync = enabled
-    elif isinstance(wrapped, FSDPModule):
-        wrapped.set_requires_gradient_sync(enabled)
+        return
+    for module in wrapped.modules():
+        if isinstance(module, FSDPModule):
+            module.set_requires_gradient_sync(enabled, recurse=False)
 
 
 def reshard(wrapped: nn.Module) -> None:

@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
 DATA_AXES = ("dp_replicate", "dp_shard")  # their ranks read different samples
-PLANNED = ("pp", "ep")
+PLANNED = ("pp",)
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,8 @@ def resolve_layout(
             f"parallel.zero=1: steps rows of whole parameters, which parallel.tp={parallel.tp} "
             "shards; set parallel.zero=2"
         )
+    if parallel.ep > 1:
+        _check_ep(parallel, model)
     return parallel
 
 
@@ -236,6 +238,29 @@ def _check_cp(
         f"key/value heads of a rank of tp over as many ranks; {remedy} or "
         "parallel.cp_attention=ring"
     )
+
+
+def _check_ep(parallel: ParallelConfig, model: ModelShape) -> None:
+    """Refuse an `ep` that does not fit the experts or the ranks of a layout that is filled in."""
+    ep = parallel.ep
+    if model.moe is None:
+        raise ValueError(f"parallel.ep={ep}: model.moe=null has no experts; set parallel.ep=1")
+    if parallel.zero == 1:
+        raise ValueError(
+            f"parallel.zero=1: keeps all parameters on every rank, which parallel.ep={ep} does "
+            "not; set parallel.zero=2"
+        )
+    num_experts, ranks = model.moe.num_experts, parallel.dp_shard * parallel.cp * parallel.tp
+    works = [n for n in range(1, num_experts + 1) if num_experts % n == ranks % n == 0]
+    remedy = f"set {_nearest('ep', ep, works)}"
+    if num_experts % ep:
+        why = f"model.moe.num_experts={num_experts}"
+        raise ValueError(f"parallel.ep={ep}: does not divide {why}; {remedy}")
+    if ranks % ep:
+        raise ValueError(
+            f"parallel.ep={ep}: does not divide dp_shard x cp x tp={ranks}, the ranks it regroups; "
+            f"{remedy}" + (" or parallel.dp_replicate=1 parallel.dp_shard=-1" if ranks == 1 else "")
+        )
 
 
 def _fill(

@@ -12,8 +12,10 @@ from torch.distributed.device_mesh import DeviceMesh
 from megafm import ops
 from megafm.checkpoint.store import model_tensors
 from megafm.model import ModelConfig, build
+from megafm.model.moe import Experts
 from megafm.parallel.activation_checkpointing import checkpoint_activations
-from megafm.parallel.data_parallel import data_parallel, shards_parameters
+from megafm.parallel.data_parallel import data_parallel, shard, shards_parameters
+from megafm.parallel.expert_parallel import expert_mesh
 from megafm.parallel.mesh import ParallelConfig, sharding_ranks
 from megafm.parallel.zero1 import ShardedStep
 from megafm.train.balance import balance_after_steps
@@ -58,9 +60,14 @@ def assemble(
         recomputed: the mode of activation checkpointing of every layer, repeated over them.
     """
     sharded = shards_parameters(parallel)  # then no rank ever holds the whole model
+    experts = expert_mesh(parallel, device.type)
     with torch.device("meta" if sharded else device):
-        model = build(config, mesh, cp_attention=parallel.cp_attention, seed=seed)
+        model = build(config, mesh, cp_attention=parallel.cp_attention, experts=experts, seed=seed)
     checkpoint_activations(model.blocks, recomputed)
+    if experts is not None:
+        modules = [module for module in model.modules() if isinstance(module, Experts)]
+        axes = ("dp_replicate", "dp_expert") if parallel.dp_replicate > 1 else ("dp_expert",)
+        shard(modules, experts[axes], parallel, precision)
     loss = data_parallel(Loss(model), model.blocks, mesh, parallel, precision)
     if sharded:
         loss.to_empty(device=device)

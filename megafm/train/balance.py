@@ -23,7 +23,8 @@ def balance_after_steps(
     group = token_group(mesh)
 
     def end_step(*_: Any) -> None:
-        loads = torch.stack([router.counts for router in found])  # (layers, num_experts)
+        counts = (torch.zeros_like(r.load) if r.counts is None else r.counts for r in found)
+        loads = torch.stack(list(counts))  # (layers, num_experts)
         if group is not None:
             dist.all_reduce(loads, group=group)
         for router, load in zip(found, loads, strict=True):

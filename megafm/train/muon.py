@@ -26,11 +26,12 @@ ROUNDS = 5
 class Muon(ops.AdamW):
     """Muon for the groups with `momentum` above 0, AdamW for the others.
 
-    A sharded matrix is gathered, orthogonalised by every rank and cut again: a layout changes
-    no update. What a rank holds between steps stays sharded.
+    A sharded matrix is gathered, orthogonalised by every rank and cut again (experts, a matrix
+    each, stay where they are): a layout changes no update. What a rank holds between steps stays
+    sharded.
 
     Args:
-        params: groups; those with `momentum` hold matrices alone.
+        params: groups; those with `momentum` hold matrices, or stacks of them, alone.
         options: of AdamW, for the groups that do not name their own.
     """
 
@@ -60,13 +61,8 @@ class Muon(ops.AdamW):
         state = self._state(parameter, group)
         momentum = state["momentum"]
         momentum.mul_(group["momentum"]).add_(grad)
-        # (rows, columns), or (experts, rows, columns), whole on every rank
-        update = orthogonalized(_whole(momentum * group["momentum"] + grad))
+        update = _by_matrix(momentum * group["momentum"] + grad)
         update *= 0.2 * math.sqrt(max(update.shape[-2:]))
-        if isinstance(parameter, DTensor):
-            update = distribute_tensor(
-                update, parameter.device_mesh, parameter.placements, src_data_rank=None
-            )
         source = state.get("master", parameter)
         lr = float(group["lr"])
         source.mul_(1 - lr * group["weight_decay"]).sub_(update.to(source.dtype), alpha=lr)
@@ -106,5 +102,16 @@ def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
     return (x.mT if transposed else x).to(matrix.dtype)
 
 
-def _whole(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+def _by_matrix(tensor: torch.Tensor) -> torch.Tensor:
+    """`orthogonalized`, for matrices that may lie on several ranks: (rows, columns) or, of experts,
+    (num_experts, rows, columns)."""
+    if not isinstance(tensor, DTensor):
+        return orthogonalized(tensor)
+    mesh, placements = tensor.device_mesh, tensor.placements
+    if tensor.ndim > 2 and all(getattr(placed, "dim", 0) == 0 for placed in placements):
+        update = orthogonalized(tensor.to_local())  # a rank's matrices are whole
+        return DTensor.from_local(
+            update, mesh, placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
+        )
+    update = orthogonalized(tensor.full_tensor())
+    return distribute_tensor(update, mesh, placements, src_data_rank=None)

@@ -53,7 +53,8 @@ def test_preset_comment_says_the_true_parameter_count(path):
 
 
 def test_presets_run_from_tiny_to_175b():
-    names = "tiny 125m 350m 1b 3b 7b 13b 70b llama3_8b llama3_70b dense_175b"
+    names = "tiny 125m 350m 1b 3b 7b 13b 70b llama3_8b llama3_70b dense_175b "
+    names += "tiny_moe qwen3_30b_a3b"
     assert {path.stem for path in PRESETS} == set(names.split())
 
 
@@ -67,6 +68,12 @@ def test_dense_175b_is_what_it_is_called():
 def test_llama3_8b_has_the_published_number_of_parameters():
     assert num_parameters(preset("llama3_8b")) == 8_030_261_248
     assert num_parameters(preset("llama3_70b")) == 70_553_706_496
+
+
+def test_qwen3_30b_a3b_is_what_it_is_called():
+    config = preset("qwen3_30b_a3b")
+    assert num_parameters(config) == 30_532_122_624
+    assert num_active_parameters(config) == 3_353_032_704
 
 
 @pytest.mark.parametrize("tied", [True, False])

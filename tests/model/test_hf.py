@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-from megafm.model import ModelConfig, RopeScaling, build, from_hf, hf, to_hf
+from megafm.model import ModelConfig, MoeConfig, RopeScaling, build, from_hf, hf, to_hf
 from megafm.model.hf import their_name
 from megafm.model.hf_config import from_hf_config, to_hf_config
 
@@ -27,6 +27,7 @@ SMALL = ModelConfig(
     init_std=0.1,
     tie_embeddings=False,
 )
+MOE = MoeConfig(num_experts=6, num_experts_per_token=2, ffn_dim=40, aux_loss=0.01)
 LLAMA3 = RopeScaling(
     kind="llama3", factor=8.0, original_max_seq_len=32, low_freq_factor=1.0, high_freq_factor=4.0
 )
@@ -45,6 +46,12 @@ CONFIGS = {
     "qwen3": dataclasses.replace(SMALL, qk_norm=True, head_dim=32),
     "qwen3-tied": dataclasses.replace(SMALL, qk_norm=True, tie_embeddings=True),
     "qwen3-window": dataclasses.replace(SMALL, qk_norm=True, window=7),
+    "qwen3moe": dataclasses.replace(SMALL, qk_norm=True, moe=MOE),
+    "qwen3moe-dense-first": dataclasses.replace(
+        SMALL,
+        qk_norm=True,
+        moe=dataclasses.replace(MOE, num_dense_layers=1, normalize_weights=False),
+    ),
     "mistral-window": dataclasses.replace(SMALL, window=7),
     "mistral-window-one": dataclasses.replace(SMALL, window=1),
     "mistral-tied": dataclasses.replace(SMALL, window=7, tie_embeddings=True),
@@ -69,14 +76,29 @@ def test_logits_and_gradients_equal_those_of_transformers(name, attention, tmp_p
     ours.loss(inputs, targets).backward()
     loss = torch.nn.functional.cross_entropy(their_logits.flatten(0, 1), targets.flatten())
     (loss * targets.numel()).backward()
-    their_parameters = dict(theirs.named_parameters())
+    gradients = their_gradients(theirs)
     for parameter_name, parameter in ours.named_parameters():
-        gradient = their_parameters.pop(their_name(parameter_name)).grad
+        gradient = gradients.pop(their_name(parameter_name))
         scale = gradient.abs().max().clamp(min=1.0)
         torch.testing.assert_close(
             parameter.grad / scale, gradient / scale, atol=1e-5, rtol=0, msg=parameter_name
         )
-    assert not their_parameters
+    assert not gradients
+
+
+def their_gradients(model):
+    """By the names of the files; transformers 5 stacks the experts, which `their_name` finds by the
+    first one's name."""
+    gradients = {}
+    for name, parameter in model.named_parameters():
+        if name.endswith("experts.gate_up_proj"):
+            for half, gradient in zip(("gate", "up"), parameter.grad.chunk(2, dim=1), strict=True):
+                gradients[name.replace("gate_up_proj", f"0.{half}_proj.weight")] = gradient
+        elif name.endswith("experts.down_proj"):
+            gradients[name.replace("down_proj", "0.down_proj.weight")] = parameter.grad
+        else:
+            gradients[name] = parameter.grad
+    return gradients
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name != "llama-rope-ntk"])
@@ -172,6 +194,20 @@ def test_window_in_some_layers_is_refused():
     values = to_hf_config(CONFIGS["qwen3-window"]) | {"max_window_layers": 2}
     with pytest.raises(ValueError, match="max_window_layers=2"):
         from_hf_config(values)
+
+
+def test_experts_that_transformers_has_no_class_for_are_refused():
+    for changes in ({"scoring": "sigmoid"}, {"num_shared_experts": 1}, {"weight_scale": 2.0}):
+        moe = dataclasses.replace(MOE, **changes)
+        with pytest.raises(ValueError, match="exported as Qwen3MoeForCausalLM has them"):
+            to_hf_config(dataclasses.replace(SMALL, qk_norm=True, moe=moe))
+    values = to_hf_config(CONFIGS["qwen3moe"])
+    with pytest.raises(ValueError, match="mlp_only_layers=.1.: only the first"):
+        from_hf_config(values | {"mlp_only_layers": [1]})
+    with pytest.raises(ValueError, match="decoder_sparse_step=2: this decoder has only"):
+        from_hf_config(values | {"decoder_sparse_step": 2})
+    with pytest.raises(ValueError, match="use_sliding_window=True"):
+        from_hf_config(values | {"use_sliding_window": True})
 
 
 def test_missing_or_misshapen_tensors_are_named(tmp_path):

@@ -13,6 +13,9 @@ LAYOUTS = {
     "fsdp2": ParallelConfig(dp_replicate=1, dp_shard=2),
     "tp2": ParallelConfig(dp_replicate=1, tp=2),
     "cp2": ParallelConfig(dp_replicate=1, cp=2),
+    "fsdp2_ep2": ParallelConfig(dp_replicate=1, dp_shard=2, ep=2),
+    "cp2_ep2": ParallelConfig(dp_replicate=1, cp=2, ep=2),
+    "tp2_ep2": ParallelConfig(dp_replicate=1, tp=2, ep=2),
     "hsdp2x2": ParallelConfig(dp_replicate=2, dp_shard=2),
     "tp4": ParallelConfig(dp_replicate=1, tp=4),
     "ddp2_tp2": ParallelConfig(dp_replicate=2, tp=2),
@@ -20,6 +23,9 @@ LAYOUTS = {
     "hsdp2_cp2": ParallelConfig(dp_replicate=2, cp=2, cp_attention="all_gather"),
     "zero1_2_cp2": ParallelConfig(dp_replicate=1, dp_shard=2, cp=2, cp_attention="ulysses", zero=1),
     "cp2_tp2": ParallelConfig(dp_replicate=1, cp=2, tp=2),
+    "fsdp4_ep2": ParallelConfig(dp_replicate=1, dp_shard=4, ep=2),
+    "tp4_ep2": ParallelConfig(dp_replicate=1, tp=4, ep=2),
+    "ddp2_tp2_ep2": ParallelConfig(dp_replicate=2, tp=2, ep=2),
     "hsdp2x2_tp2": ParallelConfig(dp_replicate=2, dp_shard=2, tp=2),
 }
 

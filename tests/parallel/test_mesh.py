@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from megafm.model import ModelConfig
+from megafm.model import ModelConfig, MoeConfig
 from megafm.parallel.mesh import ParallelConfig, resolve_layout
 
 MODEL = ModelConfig(num_heads=8, num_kv_heads=4, num_layers=6, vocab_size=512, ffn_dim=256)
@@ -107,7 +107,38 @@ def test_a_way_of_attention_without_effect_warns() -> None:
         resolve_layout(ParallelConfig(cp_attention="ulysses"), 1, MODEL, SEQ_LEN)
 
 
-@pytest.mark.parametrize("axis", ["pp", "ep"])
+@pytest.mark.parametrize(
+    ("parallel", "num_experts", "named"),
+    [
+        (ParallelConfig(dp_shard=2, ep=2), None, ["ep=2: model.moe=null has no", "parallel.ep=1"]),
+        (ParallelConfig(dp_shard=4, ep=4), 6, ["model.moe.num_experts=6", "set parallel.ep=2"]),
+        (ParallelConfig(dp_shard=4, ep=3), 6, ["ep=3", "x tp=4", "set parallel.ep=2"]),
+        (ParallelConfig(ep=2), 8, ["x tp=1", "parallel.ep=1 or parallel.dp_replicate=1 para"]),
+        (ParallelConfig(dp_shard=4, zero=1, ep=2), 8, ["zero=1", "ep=2", "set parallel.zero=2"]),
+    ],
+)  # fmt: skip
+def test_an_ep_that_does_not_fit_names_what_works(
+    parallel: ParallelConfig, num_experts: int | None, named: list[str]
+) -> None:
+    moe = None if num_experts is None else MoeConfig(num_experts=num_experts)
+    with pytest.raises(ValueError) as error:
+        resolve_layout(parallel, 4, dataclasses.replace(MODEL, moe=moe), SEQ_LEN)
+    for part in named:
+        assert part in str(error.value)
+
+
+def test_experts_spread_over_the_ranks_of_dp_shard_and_tp() -> None:
+    model = dataclasses.replace(MODEL, ffn_dim=1, moe=MoeConfig(num_dense_layers=0))
+    layout = resolve_layout(
+        ParallelConfig(dp_replicate=2, dp_shard=-1, tp=2, ep=4), 8, model, SEQ_LEN
+    )
+    assert (layout.dp_shard, layout.ep) == (2, 4)
+    model = dataclasses.replace(model, moe=MoeConfig(num_shared_experts=1, ffn_dim=3))
+    with pytest.raises(ValueError, match="parallel.tp=2: does not divide .*num_shared_experts x"):
+        resolve_layout(ParallelConfig(tp=2), 8, model, SEQ_LEN)
+
+
+@pytest.mark.parametrize("axis", ["pp"])
 def test_an_axis_that_is_not_built_yet_is_refused_not_ignored(axis: str) -> None:
     with pytest.raises(ValueError, match=f"parallel.{axis}=2: this axis is not in this version"):
         resolve_layout(ParallelConfig(**{axis: 2}), 2, MODEL, SEQ_LEN)

@@ -55,7 +55,7 @@ AUTO: dict[str, tuple[Rule, ...]] = {
         Rule("cuda", ("torch",)),
     ),
     "linear": (Rule("cpu", ("onednn",), (torch.float32,), ("large",), mkl_leaves_avx512_idle),),
-    "grouped_linear": (),
+    "grouped_linear": (Rule("cuda", ("torch",), (torch.bfloat16,)),),
     "rope": (Rule("cpu", ("cpu",)),),
     "swiglu": (Rule("cpu", ("cpu",)),),
     "cross_entropy": (Rule("cpu", ("cpu",)),),

@@ -5,6 +5,8 @@ FLOPs: 2 * rows * in_features * out_features forward, twice that backward, howev
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 
 from megafm.ops import registry
@@ -45,4 +47,41 @@ def reference(x: torch.Tensor, weight: torch.Tensor, counts: torch.Tensor) -> to
     return torch.cat([linear(rows, matrix) for rows, matrix in groups])
 
 
+def _torch(x: torch.Tensor, weight: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    return cast(torch.Tensor, _GroupedMm.apply(x, weight, counts.cumsum(0).int()))
+
+
+class _GroupedMm(torch.autograd.Function):
+    """One launch for all groups, which no rank waits for. torch's own derivative of it refuses a
+    gradient that is expanded."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.save_for_backward(x, weight, ends)
+        return torch._grouped_mm(x, weight.mT, ends)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight, ends = ctx.saved_tensors
+        d_y = grads[0].contiguous()
+        return torch._grouped_mm(d_y, weight, ends), torch._grouped_mm(d_y.T, x, ends), None
+
+
+def _torch_unavailable() -> str | None:
+    return None if hasattr(torch, "_grouped_mm") else "this torch has no grouped_mm"
+
+
+def _torch_refuses(x: torch.Tensor, weight: torch.Tensor, counts: torch.Tensor) -> str | None:
+    if x.dtype != torch.bfloat16:
+        return f"it is for bfloat16, and x is {x.dtype}"
+    if weight.shape[1] % 8 or weight.shape[2] % 8:
+        return f"its rows lie at multiples of 16 bytes, and weight is {tuple(weight.shape)}"
+    return None
+
+
 registry.register("grouped_linear", "reference", registry.Backend(reference))
+registry.register(
+    "grouped_linear", "torch", registry.Backend(_torch, _torch_unavailable, _torch_refuses)
+)

@@ -28,6 +28,7 @@ KEPT = {
     "aten::mm",
     "aten::addmm",
     "aten::_scaled_mm",
+    "aten::_grouped_mm",
     "mkldnn::_linear_pointwise",
     "aten::_scaled_dot_product_flash_attention",
     "aten::_scaled_dot_product_flash_attention_for_cpu",

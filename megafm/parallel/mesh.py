@@ -1,6 +1,6 @@
 """The device mesh: its axes, their sizes, and the one place where a layout is checked.
 
-Axes, outermost first: `pp dp_replicate dp_shard cp tp`; `ep` regroups ranks inside the data axes.
+Axes, outermost first: `pp dp_replicate dp_shard cp tp`; `ep` regroups those of dp_shard x cp x tp.
 A rank's neighbours along `tp` are thus on one host.
 """
 

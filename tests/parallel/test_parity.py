@@ -138,8 +138,9 @@ def run_by_world_size(
 ) -> dict[tuple[str, str], list[Outcome]]:
     found = {}
     for size, layouts in by_world_size().items():
-        by_rank = ranks.run(function, size, layouts, folder)
-        found |= {key: [outcomes[key] for outcomes in by_rank] for key in by_rank[0]}
+        for first in range(0, len(layouts), 3):  # what a slow machine does in the pool's time
+            by_rank = ranks.run(function, size, layouts[first : first + 3], folder)
+            found |= {key: [outcomes[key] for outcomes in by_rank] for key in by_rank[0]}
     return found
 
 

@@ -13,6 +13,7 @@ JOBS = {
     "doctor": "what this machine can run, and why not the rest",
     "data": "read, deduplicate and split documents; write token shards",
     "tokenizer": "train a tokenizer on the documents of a data folder",
+    "plan": "memory and traffic of any rank of a training run, before it is started",
     "train": "pretrain a model on token shards (alone or under torchrun)",
     "evaluate": "validation loss, perplexity and bits per byte, against baselines",
     "generate": "sample text from a trained model",

@@ -37,9 +37,9 @@ def build(
     *,
     cp_attention: str = "ring",
     experts: DeviceMesh | None = None,
-    seed: int = 0,
+    seed: int | None = 0,
 ) -> Decoder:
-    """A decoder on the default device, initialised from `seed` (on meta: shapes alone).
+    """A decoder on the default device, initialised from `seed` (None, or on meta: shapes alone).
 
     Args:
         mesh: of the ranks that share the model; its axes choose the layers' classes, and
@@ -48,7 +48,7 @@ def build(
         experts: the `expert_mesh` beside it; None is without `ep`.
     """
     model = Decoder(config, choose_layers(mesh, cp_attention, experts))
-    if not model.embedding.weight.is_meta:
+    if seed is not None and not model.embedding.weight.is_meta:
         model.init_weights(seed)
     return model
 

@@ -92,10 +92,15 @@ def reshard(wrapped: nn.Module) -> None:
 
 def _replicated(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
     group = mesh["dp_replicate", "dp_shard", "cp"]._flatten("gradients").get_group()
+    # init_sync: every rank has drawn or loaded the same weights.
     with warnings.catch_warnings():  # torch 2.13 renames broadcast_buffers; 2.11 has only it
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         wrapped = DistributedDataParallel(
-            module, process_group=group, gradient_as_bucket_view=True, broadcast_buffers=False
+            module,
+            process_group=group,
+            init_sync=False,
+            gradient_as_bucket_view=True,
+            broadcast_buffers=False,
         )
     wrapped.register_comm_hook(group, _sum_gradients)
     return wrapped
@@ -108,4 +113,4 @@ def _sum_gradients(
     gradients = bucket.buffer()
     wide = gradients.to(torch.promote_types(gradients.dtype, torch.float32))
     future = dist.all_reduce(wide, group=group, async_op=True).get_future()
-    return future.then(lambda done: done.value()[0].to(gradients.dtype))
+    return future.then(lambda _: wide.to(gradients.dtype))

@@ -17,10 +17,12 @@ T = TypeVar("T")
 
 
 def rank() -> int:
-    return int(os.environ.get("RANK", "0"))
+    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
 
 
 def world_size() -> int:
+    if dist.is_initialized():
+        return dist.get_world_size()
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -51,6 +53,24 @@ def process_group(device: torch.device, timeout_s: float) -> Iterator[None]:
             yield
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def fake_process_group(rank: int, world_size: int) -> Iterator[None]:
+    """Be one rank of a world without the others: collectives end at once and move nothing."""
+    if world_size == 1:
+        yield
+        return
+    from torch.distributed.tensor.debug import _clear_sharding_prop_cache
+    from torch.testing._internal.distributed.fake_pg import FakeStore  # makes the backend known
+
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+        # It keeps meshes, and would give one of this world for an equal one of the next.
+        _clear_sharding_prop_cache()
 
 
 def limit_waits(timeout_s: float) -> None:

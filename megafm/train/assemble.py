@@ -51,9 +51,10 @@ def assemble(
     device: torch.device,
     precision: torch.dtype,
     recomputed: Sequence[str],
-    seed: int,
+    seed: int | None,
 ) -> Assembly:
-    """Build the model from `seed`, in torch's default dtype, and spread it over `mesh`.
+    """Build the model from `seed` (None: weights of any value, for a dry run), in torch's default
+    dtype, and spread it over `mesh`.
 
     Args:
         precision: of the matmuls; what FSDP2 gathers parameters as.
@@ -71,7 +72,8 @@ def assemble(
     loss = data_parallel(Loss(model), model.blocks, mesh, parallel, precision)
     if sharded:
         loss.to_empty(device=device)
-        model.init_weights(seed)
+        if seed is not None:
+            model.init_weights(seed)
     stepped = dict(model.named_parameters())
     if mesh is None or parallel.zero != 1:
         optimizer = build_optimizer(stepped, optim)

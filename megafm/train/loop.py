@@ -19,7 +19,7 @@ from megafm.train.balance import imbalance
 from megafm.train.config import TrainJob
 from megafm.train.metrics import MetricsLog
 from megafm.train.optimizer import clip_grad_norm, set_lr
-from megafm.train.run import Run, open_run
+from megafm.train.run import Run, Training, open_run
 from megafm.train.schedule import lr_scale
 from megafm.train.stop import StopSignal
 
@@ -50,7 +50,7 @@ def train(job: TrainJob) -> None:
                     raise SystemExit(stop.exit_code)
 
 
-def train_step(run: Run, stop: StopSignal) -> dict[str, float]:
+def train_step(run: Training, stop: StopSignal) -> dict[str, float]:
     """One optimizer step on the next global batch; returns what metrics.jsonl records."""
     job, started = run.job, time.perf_counter()
     tokens, targets = run.next_batch()
@@ -128,6 +128,6 @@ def evaluate(run: Run, metrics: MetricsLog | None) -> None:
         metrics.evaluation(run.step, values)
 
 
-def autocast(run: Run) -> AbstractContextManager[None]:
+def autocast(run: Training) -> AbstractContextManager[None]:
     enabled = run.precision != torch.float32
     return torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=enabled)

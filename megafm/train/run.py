@@ -36,13 +36,12 @@ from megafm.train.metrics import MetricsLog
 LOCK = ".lock"  # in the run folder: see _only_writer
 
 
-@dataclasses.dataclass
-class Run(Assembly):
+@dataclasses.dataclass(kw_only=True)
+class Training(Assembly):
     """What a training step reads and changes.
 
     Attributes:
         mesh: of all ranks; None where there is one.
-        token_bytes: (vocab,) how many bytes of text each token stands for.
         step, samples: the position: optimizer steps taken and windows consumed.
     """
 
@@ -50,12 +49,6 @@ class Run(Assembly):
     device: torch.device
     precision: torch.dtype
     mesh: DeviceMesh | None
-    windows: TokenWindows
-    validation: TokenWindows
-    token_bytes: torch.Tensor
-    tokenizer_hash: str
-    snapshot_id: str
-    saver: BackgroundSaver | None
     step: int = 0
     samples: int = 0
 
@@ -69,6 +62,25 @@ class Run(Assembly):
 
     def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         """This rank's share of the next global batch: tokens and targets, (batch, seq) int64."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(kw_only=True)
+class Run(Training):
+    """Training on a dataset, recorded in the run folder.
+
+    Attributes:
+        token_bytes: (vocab,) how many bytes of text each token stands for.
+    """
+
+    windows: TokenWindows
+    validation: TokenWindows
+    token_bytes: torch.Tensor
+    tokenizer_hash: str
+    snapshot_id: str
+    saver: BackgroundSaver | None
+
+    def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         index, count = data_share(self.mesh)
         share = self.job.train.global_batch_size // count
         windows = self.windows.batch(self.samples + index * share, share)
@@ -130,7 +142,7 @@ def open_run(job: TrainJob) -> Iterator[Run]:
         _check_same_settings(job)
         precision = resolve_precision(job.train.precision, device)
         parallel = resolve_layout(job.parallel, world.world_size(), job.model, job.train.seq_len)
-        _check_batch(job, parallel)
+        check_batch(job, parallel)
         _check_folder(job.run.dir)
         if device.type == "cpu":
             set_up_cpu()
@@ -305,7 +317,7 @@ def _resume(run: Run) -> None:
     run.say(f"resumed from {folder}")
 
 
-def _check_batch(job: TrainJob, parallel: ParallelConfig) -> None:
+def check_batch(job: TrainJob, parallel: ParallelConfig) -> None:
     batch, micro = job.train.global_batch_size, job.train.micro_batch_size
     ranks = parallel.dp_replicate * parallel.dp_shard
     if batch % ranks:

@@ -1,0 +1,68 @@
+"""The memory of a rank over a step, by category, with its peak marked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from megafm.files import atomic_open
+from megafm.plan.memory import CATEGORIES
+from megafm.plan.report import RankReport, size
+from megafm.plan.step import Observed
+from megafm.report.figure import INK, SOFT
+
+COLOURS = ("#2f6fde", "#7aa5ee", "#d9622b", "#8d6fc2", "#f0b45c", "#a9afb8")  # of CATEGORIES
+NUM_POINTS = 1500  # more than the picture has room for
+
+
+def write_figure(observed: Observed, report: RankReport, path: Path) -> None:
+    """1200 x 450 pixels."""
+    style: dict[Any, Any] = {"font.size": 10, "font.family": "DejaVu Sans", "text.color": INK}
+    style |= {"axes.labelcolor": SOFT, "xtick.color": SOFT, "ytick.color": SOFT}
+    with matplotlib.rc_context(style):
+        layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+        figure = Figure(figsize=(12, 4.5), dpi=100, layout=layout, facecolor="white")
+        FigureCanvasAgg(figure)
+        _draw(observed, report, figure.subplots())
+        with atomic_open(path) as out:
+            figure.savefig(out, format="png")
+
+
+def _draw(observed: Observed, report: RankReport, axes: Any) -> None:
+    events = _shown(observed)
+    alive = observed.alive[events]
+    title = f"memory of rank {report.rank} of {report.world_size:,} over one step"
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.stackplot(events, alive.T, labels=CATEGORIES, colors=COLOURS, linewidth=0)
+    axes.plot(observed.peak_event, observed.peak, "v", color=INK, markersize=7, clip_on=False)
+    axes.annotate(
+        f"peak {size(observed.peak)}",
+        (observed.peak_event, observed.peak),
+        xytext=(0, 9),
+        textcoords="offset points",
+        ha="center",
+    )
+    for name, event in observed.phases if len(observed.phases) < 12 else ():
+        axes.axvline(event, color=SOFT, linewidth=0.6, linestyle=":")
+        axes.text(event, -0.02, f" {name}", transform=axes.get_xaxis_transform(), va="top")
+    axes.set_ylim(0, 1.15 * observed.peak)
+    axes.set_xlim(events[0], events[-1])
+    axes.set_xticks([])
+    axes.yaxis.set_major_formatter(lambda value, position: size(value))
+    axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes.get_legend_handles_labels()
+    place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+    axes.legend(handles[::-1], labels[::-1], frameon=False, **place)
+
+
+def _shown(observed: Observed) -> np.ndarray:
+    """Of the events, in order: where each of NUM_POINTS equal spans is highest."""
+    total = observed.alive.sum(axis=1)
+    spans = np.array_split(np.arange(len(total)), min(NUM_POINTS, len(total)))
+    return np.array([span[total[span].argmax()] for span in spans])

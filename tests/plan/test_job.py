@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from megafm.config import compose
+from megafm.plan.config import PlanJob
+from megafm.plan.job import plan
+from megafm.plan.report import size
+
+SMALL = ["model.dim=32", "model.num_layers=2", "model.num_heads=4", "model.num_kv_heads=2"]
+SMALL += ["model.head_dim=8", "model.ffn_dim=48", "model.vocab_size=64", "model.max_seq_len=64"]
+SMALL += ["train.seq_len=64", "train.global_batch_size=8", "train.precision=fp32", "device=cpu"]
+
+
+def run(tmp_path: Path, *overrides: str) -> None:
+    plan(compose("plan", PlanJob, [*SMALL, f"run.dir={tmp_path}", *overrides]))
+
+
+def test_two_ranks_as_json_with_a_picture_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path, "parallel=tensor", "world_size=4", "rank=[0,3]", "format=json")
+    reports = json.loads(capsys.readouterr().out)["ranks"]
+    assert [report["rank"] for report in reports] == [0, 3]
+    assert reports[1]["place"] == {"dp_replicate": "1 of 2", "tp": "1 of 2"}
+    for report in reports:
+        assert sum(report["at_peak"].values()) == report["peak"]
+        assert report["verdict"] is None
+        assert Path(report["picture"]).stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "says"),
+    [
+        ("1", "fits: "),
+        ("0.001", "most of it activations; set a smaller train.micro_batch_size"),
+    ],
+)
+def test_table_and_verdict(
+    gigabytes: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path, f"device_memory_gb={gigabytes}")
+    shown = capsys.readouterr().out
+    assert shown.startswith("rank 0 of 1, cpu, float32\n")
+    assert says in shown and "activations" in shown and "traffic" not in shown
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["dry_run=false"], "dry_run=false: there is no other plan yet; set dry_run=true"),
+        (["world_size=0"], "world_size=0: must be at least 1"),
+        (["rank=2", "world_size=2"], "rank=2: the world has 2; set 0 to 1"),
+        (["rank=[]"], "rank=[]: no rank"),
+        (["device_memory_gb=0"], "device_memory_gb=0"),
+        (["parallel.tp=3"], "parallel.tp=3: does not divide model.num_heads=4"),
+        (["world_size=3"], "train.global_batch_size=8: not a multiple of the 3"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(
+    overrides: list[str], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError) as error:
+        run(tmp_path, *overrides)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"), [(0, "0 B"), (999, "999 B"), (1234, "1.23 kB"), (5e9, "5.00 GB")]
+)
+def test_sizes(num_bytes: float, text: str) -> None:
+    assert size(num_bytes) == text

@@ -42,7 +42,7 @@ def ring_attention(
     return cast(torch.Tensor, _ring(q, k, v, window, list(ends), group.group_name)[0])
 
 
-def _forward(
+def forward(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -50,6 +50,7 @@ def _forward(
     ends: list[int],
     group_name: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the op megafm::ring_attention does: out, and lse (B, H, T)."""
     group = _group(group_name)
     wide = torch.promote_types(q.dtype, torch.float32)
     out = torch.zeros_like(q, dtype=wide)
@@ -176,7 +177,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -
 # An op of the dispatcher, so that activation checkpointing can keep its result as a whole.
 _ring = torch.library.custom_op(
     "megafm::ring_attention",
-    _forward,
+    forward,
     mutates_args=(),
     schema="(Tensor q, Tensor k, Tensor v, int? window, int[] ends, str group_name)"
     " -> (Tensor, Tensor)",

@@ -68,5 +68,5 @@ class _Stopgap(TorchDispatchMode):
                 with unset_fake_temporarily():
                     return func(*args, **kwargs)
         elif func is aten._local_scalar_dense.default and isinstance(tensors[0], FakeTensor):
-            return tensors[0].dtype != torch.bool
+            return False if tensors[0].dtype == torch.bool else 1
         return func(*args, **kwargs)

@@ -10,6 +10,7 @@ import torch
 from torch.distributed.device_mesh import DeviceMesh
 
 from megafm.parallel.mesh import ParallelConfig, data_share
+from megafm.plan.dispatch import Opened
 from megafm.plan.memory import CATEGORIES, MemoryTrace
 from megafm.plan.traffic import Moved, Traffic
 from megafm.train.assemble import assemble
@@ -95,7 +96,7 @@ def observe_step(
         training.optimizer.init_state()
         first = len(trace.events)
         _follow(training, trace)
-        with Traffic(mesh) as traffic:
+        with Traffic(mesh) as traffic, Opened():
             train_step(training, StopSignal())
         trace.label("parameters", training.model.parameters())
         for state in training.optimizer.state.values():

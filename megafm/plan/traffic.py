@@ -57,7 +57,7 @@ class Moved:
         calls: of the collective.
         payload: bytes that this rank puts in.
         sent: bytes that it sends by the ring algorithm, the fewest that there are (Patarasuk and
-            Yuan 2009); of an all-to-all, all but its own share, if all shares are alike.
+            Yuan 2009); of an all-to-all, all but its own share.
     """
 
     calls: int = 0
@@ -103,7 +103,9 @@ class Traffic(TorchDispatchMode):
         moved = self.moved[self._axis(group), KIND[name]]
         moved.calls += 1
         moved.payload += payload
-        moved.sent += round(payload * _ring_share(KIND[name], ranks))
+        splits = given.get("input_split_sizes")  # of an all-to-all; none: equal ones
+        kept = splits[group.rank()] / max(1, sum(splits)) if splits else 1 / ranks
+        moved.sent += round(payload * _sent_share(KIND[name], ranks, kept))
 
     def _axis(self, group: dist.ProcessGroup) -> str:
         if group.group_name not in self._axes:
@@ -121,13 +123,13 @@ def axes_of(ranks: list[int], mesh: DeviceMesh) -> str:
     return " x ".join(name for name, places in axes if places.min() != places.max())
 
 
-def _ring_share(kind: str, ranks: int) -> float:
-    """What a rank sends, of what it puts in."""
+def _sent_share(kind: str, ranks: int, kept: float) -> float:
+    """What a rank sends, of what it puts in; of an all-to-all it keeps `kept`."""
     shares = {
         "all_gather": ranks - 1,
         "reduce_scatter": (ranks - 1) / ranks,
         "all_reduce": 2 * (ranks - 1) / ranks,
-        "all_to_all": (ranks - 1) / ranks,
+        "all_to_all": 1 - kept,
     }
     return shares.get(kind, 1)
 

@@ -3,12 +3,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from megafm.config import compose
 from megafm.plan.config import PlanJob
 from megafm.plan.job import plan
-from megafm.plan.report import size
+from megafm.plan.memory import CATEGORIES
+from megafm.plan.report import size, verdict
+from megafm.plan.step import Observed
 
 SMALL = ["model.dim=32", "model.num_layers=2", "model.num_heads=4", "model.num_kv_heads=2"]
 SMALL += ["model.head_dim=8", "model.ffn_dim=48", "model.vocab_size=64", "model.max_seq_len=64"]
@@ -32,20 +35,26 @@ def test_two_ranks_as_json_with_a_picture_each(
         assert Path(report["picture"]).stat().st_size > 10_000
 
 
+def test_table_and_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path, "device_memory_gb=0.001")
+    shown = capsys.readouterr().out
+    assert shown.startswith("rank 0 of 1, cpu, float32\n")
+    assert "activations" in shown and "traffic" not in shown
+    assert "does not fit: " in shown and "set a smaller train.micro_batch_size" in shown
+
+
 @pytest.mark.parametrize(
     ("gigabytes", "says"),
     [
-        ("1", "fits: "),
-        ("0.001", "most of it activations; set a smaller train.micro_batch_size"),
+        (4, "fits: 3.00 GB of 4 GB; 1.00 GB are left"),
+        (3, "fits: "),
+        (2.9, "does not fit: 3.00 GB of 2.9 GB, most of it optimizer; set more parallel.dp_shard"),
     ],
 )
-def test_table_and_verdict(
-    gigabytes: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run(tmp_path, f"device_memory_gb={gigabytes}")
-    shown = capsys.readouterr().out
-    assert shown.startswith("rank 0 of 1, cpu, float32\n")
-    assert says in shown and "activations" in shown and "traffic" not in shown
+def test_verdict(gigabytes: float, says: str) -> None:
+    alive = np.zeros((2, len(CATEGORIES)), dtype=np.int64)
+    alive[1, :2] = int(1e9), int(2e9)  # parameters, optimizer
+    assert verdict(Observed(alive, [], {}), gigabytes).startswith(says)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +65,7 @@ def test_table_and_verdict(
         (["rank=2", "world_size=2"], "rank=2: the world has 2; set 0 to 1"),
         (["rank=[]"], "rank=[]: no rank"),
         (["device_memory_gb=0"], "device_memory_gb=0"),
+        (["+model.moe.num_experts=4"], "model.moe: which expert gets how many tokens is not known"),
         (["parallel.tp=3"], "parallel.tp=3: does not divide model.num_heads=4"),
         (["world_size=3"], "train.global_batch_size=8: not a multiple of the 3"),
     ],

@@ -101,7 +101,7 @@ def verdict(observed: Observed, device_memory_gb: float) -> str:
 def show(report: RankReport, console: Console) -> None:
     places = ", ".join(f"{axis} {place}" for axis, place in report.place.items())
     title = f"rank {report.rank} of {report.world_size:,}" + (f" ({places})" if places else "")
-    console.print(f"{title}, {report.device}", style="bold", highlight=False)
+    console.print(f"{title}, {report.device}", style="bold", highlight=False, soft_wrap=True)
     console.print(_memory(report))
     if report.traffic:
         console.print(_traffic(report))
@@ -133,7 +133,7 @@ def _traffic(report: RankReport) -> Table:
 def _last_lines(report: RankReport) -> Iterator[str]:
     if report.verdict:
         yield report.verdict
-    yield f"{report.picture}, in {report.seconds:.1f} s"
+    yield f"picture: {report.picture}"
 
 
 def size(num_bytes: float) -> str:

@@ -102,6 +102,7 @@ def assembled(parallel: ParallelConfig | None) -> Assembly:
         device=CPU,
         precision=torch.float32,
         recomputed=("none",),
+        seq_len=SEQ,
         seed=0,
     )
 

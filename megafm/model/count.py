@@ -29,8 +29,23 @@ def flops_per_token(config: ModelConfig, seq_len: int) -> float:
     attention (scores and weighted sum, a multiply and an add each, three times over). Causal
     attention is counted once: only the keys that a token may see. Recomputation is not counted.
     """
-    attention = 12 * config.num_layers * config.q_dim * mean_context(seq_len, config.window)
+    attention = config.num_layers * _attention_flops(config, seq_len)
     return 6 * matmul_parameters(config) + attention
+
+
+def flops_by_layer(config: ModelConfig, seq_len: int) -> list[int]:
+    """Of `flops_per_token`, the part of each layer."""
+    experts = config.moe.num_experts_per_token if config.moe else 0
+    attention = _attention_flops(config, seq_len)
+    layers = range(config.num_layers)
+    return [
+        round(6 * _layer_matmul_parameters(config, layer, experts) + attention) for layer in layers
+    ]
+
+
+def head_flops(config: ModelConfig) -> int:
+    """Of `flops_per_token`, the part of the head."""
+    return 6 * config.vocab_size * config.dim
 
 
 def mean_context(seq_len: int, window: int | None = None) -> float:
@@ -49,12 +64,19 @@ def _parameters(config: ModelConfig, num_experts: int) -> int:
 
 
 def _layers_matmul_parameters(config: ModelConfig, num_experts: int) -> int:
+    layers = range(config.num_layers)
+    return sum(_layer_matmul_parameters(config, layer, num_experts) for layer in layers)
+
+
+def _layer_matmul_parameters(config: ModelConfig, layer: int, num_experts: int) -> int:
     attention = 2 * config.dim * config.q_dim + 2 * config.dim * config.kv_dim
-    dense = 3 * config.dim * config.ffn_dim
-    total = config.num_layers * attention + config.num_dense_layers * dense
-    if config.moe is not None:
-        moe = config.moe
-        router = moe.num_experts * config.dim
-        experts = 3 * config.dim * moe.ffn_dim * (num_experts + moe.num_shared_experts)
-        total += (config.num_layers - config.num_dense_layers) * (router + experts)
-    return total
+    if config.moe is None or layer < config.moe.num_dense_layers:
+        return attention + 3 * config.dim * config.ffn_dim
+    moe = config.moe
+    router = moe.num_experts * config.dim
+    experts = 3 * config.dim * moe.ffn_dim * (num_experts + moe.num_shared_experts)
+    return attention + router + experts
+
+
+def _attention_flops(config: ModelConfig, seq_len: int) -> float:
+    return 12 * config.q_dim * mean_context(seq_len, config.window)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -29,6 +30,7 @@ from megafm.model.feed_forward import FeedForward
 from megafm.model.layers import Layers, RotaryTables, choose_layers
 from megafm.model.moe import MixtureOfExperts
 from megafm.model.router import routers
+from megafm.parallel.stages import Stage
 
 
 def build(
@@ -37,6 +39,7 @@ def build(
     *,
     cp_attention: str = "ring",
     experts: DeviceMesh | None = None,
+    stages: Sequence[Stage] | None = None,
     seed: int | None = 0,
 ) -> Decoder:
     """A decoder on the default device, initialised from `seed` (None, or on meta: shapes alone).
@@ -46,28 +49,40 @@ def build(
             data-parallel ones leave them as they are.
         cp_attention: of ParallelConfig.
         experts: the `expert_mesh` beside it; None is without `ep`.
+        stages: of the pipeline, those that this rank has; None is the whole model.
     """
-    model = Decoder(config, choose_layers(mesh, cp_attention, experts))
-    if seed is not None and not model.embedding.weight.is_meta:
+    if stages is None:
+        stages = [Stage(0, 1, 0, range(config.num_layers))]
+    model = Decoder(config, choose_layers(mesh, cp_attention, experts), stages)
+    if seed is not None and not next(model.parameters()).is_meta:
         model.init_weights(seed)
     return model
 
 
 class Decoder(nn.Module):
-    """tokens -> logits, or tokens and targets -> loss."""
+    """tokens -> logits, or tokens and targets -> loss; what of it some stages of a pipeline need.
 
-    def __init__(self, config: ModelConfig, layers: Layers) -> None:
+    Attributes:
+        has_first, has_last: whether the first and the last stage are among them.
+        blocks: by number in the whole model, so that a parameter has one name in any layout.
+    """
+
+    def __init__(self, config: ModelConfig, layers: Layers, stages: Sequence[Stage]) -> None:
         super().__init__()
         self.config = config
         self.layers = layers
-        self.embedding = layers.embedding(config.vocab_size, config.dim)
+        self.has_first = any(stage.is_first for stage in stages)
+        self.has_last = any(stage.is_last for stage in stages)
+        if self.has_first or (self.has_last and config.tie_embeddings):
+            self.embedding = layers.embedding(config.vocab_size, config.dim)
         self.rotary = RotaryTables(config)
-        self.blocks = nn.ModuleList(
-            Block(config, layer, layers) for layer in range(config.num_layers)
+        self.blocks = nn.ModuleDict(
+            {str(n): Block(config, n, layers) for stage in stages for n in stage.layers}
         )
-        self.norm = layers.norm(config.dim, config.norm_eps)
-        if not config.tie_embeddings:
-            self.head = layers.column_linear(config.dim, config.vocab_size)
+        if self.has_last:
+            self.norm = layers.norm(config.dim, config.norm_eps)
+            if not config.tie_embeddings:
+                self.head = layers.column_linear(config.dim, config.vocab_size)
 
     def forward(
         self,
@@ -104,10 +119,26 @@ class Decoder(nn.Module):
 
         The logits never exist as a whole.
         """
-        hidden = self.hidden(tokens, positions, cu_seqlens)
-        targets = self.layers.context.part(targets, 1)
-        loss = self.layers.loss(hidden.flatten(0, -2), self.head_weight, targets.flatten())
-        return self.layers.context.total(loss)
+        return self._loss(self.hidden(tokens, positions, cu_seqlens), targets)
+
+    def stage(
+        self,
+        stage: Stage,
+        x: torch.Tensor | None,
+        tokens: torch.Tensor,
+        targets: torch.Tensor,
+        cu_seqlens: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """What a stage of the pipeline does of `loss`: x after its layers, the last one the loss.
+
+        Args:
+            x: (tokens as between blocks, see `Layers`) of the stage before; None for the first.
+        """
+        if stage.is_first:
+            x = self._embed(tokens)
+        assert x is not None
+        x = self._through(stage.layers, x, tokens.shape[1], None, cu_seqlens, None)
+        return self._loss(self.layers.gather(self.norm(x)), targets) if stage.is_last else x
 
     def hidden(
         self,
@@ -118,7 +149,26 @@ class Decoder(nn.Module):
     ) -> torch.Tensor:
         """tokens (B, T) -> the normed output of the last block, of this rank's part of them
         (B, T/cp, D): what the head reads."""
-        num_tokens, part = tokens.shape[1], self.layers.context.part
+        num_tokens, layers = tokens.shape[1], range(self.config.num_layers)
+        x = self._through(layers, self._embed(tokens), num_tokens, positions, cu_seqlens, cache)
+        if cache is not None:
+            cache.advance(num_tokens)
+        return self.layers.gather(self.norm(x))
+
+    def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.embedding(self.layers.context.part(tokens, 1))
+
+    def _through(
+        self,
+        layers: range,
+        x: torch.Tensor,
+        num_tokens: int,
+        positions: torch.Tensor | None,
+        cu_seqlens: torch.Tensor | None,
+        cache: KVCache | None,
+    ) -> torch.Tensor:
+        """x after the blocks of `layers`; num_tokens are those of a whole sequence."""
+        part = self.layers.context.part
         if cu_seqlens is not None and positions is None:
             positions = packed_positions(cu_seqlens, num_tokens)
         if positions is None:
@@ -127,12 +177,22 @@ class Decoder(nn.Module):
         else:
             positions = part(positions, -1)
             rotary = self.rotary(0, self.config.max_seq_len)
-        x = self.embedding(part(tokens, 1))
-        for block in self.blocks:
-            x = block(x, rotary, positions, cu_seqlens, cache)
-        if cache is not None:
-            cache.advance(num_tokens)
-        return self.layers.gather(self.norm(x))
+        for layer in layers:
+            x = self.blocks[str(layer)](x, rotary, positions, cu_seqlens, cache)
+        return x
+
+    def _loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        targets = self.layers.context.part(targets, 1)
+        loss = self.layers.loss(hidden.flatten(0, -2), self.head_weight, targets.flatten())
+        return self.layers.context.total(loss)
+
+    @property
+    def shared_weight(self) -> nn.Parameter | None:
+        """The embedding where it is tied to a head on another rank of `pp`, and that head. They are
+        one weight, which counts where the first stage is."""
+        if self.config.tie_embeddings and self.has_first != self.has_last:
+            return cast(nn.Parameter, self.embedding.weight)
+        return None
 
     @property
     def head_weight(self) -> torch.Tensor:

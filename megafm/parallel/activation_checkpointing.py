@@ -9,8 +9,7 @@ dispatcher does not see (Triton) is computed again too.
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -40,16 +39,18 @@ KEPT = {
 }
 
 
-def checkpoint_activations(layers: Iterable[nn.Module], modes: Sequence[str]) -> None:
+def checkpoint_activations(layers: nn.ModuleDict, modes: Sequence[str]) -> None:
     """Let each layer recompute its activations in the backward pass as its mode says.
 
     Call it before the layers are wrapped for data parallelism. Gradients keep every bit.
 
     Args:
+        layers: by number in the whole model.
         modes: of MODES, repeated over the layers: ("full",) is every layer, ("full", "none") every
             second one.
     """
-    for layer, mode in zip(layers, itertools.cycle(modes), strict=False):
+    for number, layer in layers.items():
+        mode = modes[int(number) % len(modes)]
         options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
         if mode == "selective":
             options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _policy)

@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from megafm.parallel.mesh import ParallelConfig, sharding_ranks
+from megafm.parallel.mesh import ParallelConfig, gathers_for_backward, sharding_ranks
 
 
 def shards_parameters(parallel: ParallelConfig) -> bool:
@@ -34,7 +34,8 @@ def data_parallel(
     """Wrap `module` for the layout: nothing where no other rank has other tokens, DDP (also for
     ZeRO-1, whose optimizer is a `ShardedStep`), FSDP2, or HSDP (FSDP2 with replicas).
 
-    DDP takes no DTensors: replicas of a model that is split over `tp` are HSDP with shards of one.
+    DDP takes no DTensors, and one backward pass a step: replicas of a model that is split over `tp`
+    or `pp` are HSDP with shards of one.
 
     Args:
         blocks: the parts of `module` that FSDP2 gathers and frees one at a time.
@@ -42,7 +43,7 @@ def data_parallel(
     """
     if mesh is None or parallel.dp_replicate == parallel.dp_shard == parallel.cp == 1:
         return module
-    if not shards_parameters(parallel) and parallel.tp == parallel.ep == 1:
+    if not shards_parameters(parallel) and parallel.tp == parallel.ep == parallel.pp == 1:
         return _replicated(module, mesh)
     ranks = sharding_ranks(mesh)
     if parallel.dp_replicate > 1:
@@ -64,7 +65,7 @@ def shard(
     policy = MixedPrecisionPolicy(param_dtype, reduce_dtype, cast_forward_inputs=False)
     options: dict[str, Any] = {
         "mesh": mesh,
-        "reshard_after_forward": parallel.zero == 3,
+        "reshard_after_forward": gathers_for_backward(parallel),
         "mp_policy": policy,
     }
     for module in modules:
@@ -81,6 +82,15 @@ def set_gradient_sync(wrapped: nn.Module, enabled: bool) -> None:
     for module in wrapped.modules():
         if isinstance(module, FSDPModule):
             module.set_requires_gradient_sync(enabled, recurse=False)
+
+
+def reduce_gradients_later(wrapped: nn.Module, gathers_for_backward: bool) -> None:
+    """Keep the gradients of all backward passes of a step on their rank, for a pipeline, which
+    has them reduced at the end."""
+    if isinstance(wrapped, FSDPModule):
+        wrapped.set_is_last_backward(False)
+        wrapped.set_requires_gradient_sync(False)
+        wrapped.set_reshard_after_backward(gathers_for_backward)
 
 
 def reshard(wrapped: nn.Module) -> None:

@@ -15,9 +15,10 @@ from typing import Literal, Protocol
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from megafm.parallel.stages import SCHEDULES, Schedule
+
 AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
 DATA_AXES = ("dp_replicate", "dp_shard")  # their ranks read different samples
-PLANNED = ("pp",)
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class ParallelConfig:
         cp_attention: how a part of a sequence gets at the keys of the others: ring (they go round
             while they are used), all_gather (all at once, fewer and larger kernels) or ulysses
             (all-to-all between tokens and heads, the least traffic where cp divides the heads).
+        pipeline_schedule: in which order the stages of pp work on the microbatches of a step.
+        pipeline_stages_per_rank: 1 with 1F1B, 2 with the V-shaped ZBVZeroBubble and DualPipeV, 2 or
+            more with Interleaved1F1B and InterleavedZeroBubble; None is the least of that.
         zero: what is sharded over dp_shard x cp: 1 optimizer state, 2 and gradients, 3 and
             parameters.
         timeout_s: seconds after which a collective that waits for a lost rank fails.
@@ -40,6 +44,10 @@ class ParallelConfig:
     tp: int = 1
     ep: int = 1
     cp_attention: Literal["ring", "all_gather", "ulysses"] = "ring"
+    pipeline_schedule: Literal[
+        "1F1B", "Interleaved1F1B", "InterleavedZeroBubble", "ZBVZeroBubble", "DualPipeV"
+    ] = "1F1B"
+    pipeline_stages_per_rank: int | None = None
     zero: int = 3
     timeout_s: float = 600.0
 
@@ -59,6 +67,28 @@ class ParallelConfig:
             raise ValueError(f"parallel.timeout_s={self.timeout_s}: must be above 0")
         if self.zero not in (1, 2, 3):
             raise ValueError(f"parallel.zero={self.zero}: set parallel.zero=1, 2 or 3")
+        if self.pipeline_schedule not in SCHEDULES:
+            raise ValueError(
+                f"parallel.pipeline_schedule={self.pipeline_schedule}: set one of "
+                f"{', '.join(SCHEDULES)}"
+            )
+        least = self.schedule.stages_per_rank
+        if self.stages_per_rank != least and not (
+            self.schedule.interleaved and self.stages_per_rank > least
+        ):
+            raise ValueError(
+                f"parallel.pipeline_stages_per_rank={self.pipeline_stages_per_rank}: "
+                f"parallel.pipeline_schedule={self.pipeline_schedule} has {least}"
+                f"{' or more' if self.schedule.interleaved else ''}; set it to {least}"
+            )
+
+    @property
+    def schedule(self) -> Schedule:
+        return SCHEDULES[self.pipeline_schedule]
+
+    @property
+    def stages_per_rank(self) -> int:
+        return self.pipeline_stages_per_rank or self.schedule.stages_per_rank
 
 
 class MoeShape(Protocol):
@@ -99,16 +129,10 @@ def resolve_layout(
     Raises:
         ValueError: names the field, its value and the nearest settings that work.
     """
-    for axis_name in PLANNED:
-        size = getattr(parallel, axis_name)
-        if size > 1:
-            raise ValueError(
-                f"parallel.{axis_name}={size}: this axis is not in this version yet; set "
-                f"parallel.{axis_name}=1 and use parallel.dp_replicate, dp_shard, cp or tp"
-            )
     tp_sizes = _check_tp(parallel.tp, model, seq_len)
     cp_sizes = _check_cp(parallel, world_size, model, seq_len)
-    parallel = _fill(parallel, world_size, {"cp": cp_sizes, "tp": tp_sizes})
+    pp_sizes = _check_pp(parallel, model.num_layers)
+    parallel = _fill(parallel, world_size, {"pp": pp_sizes, "cp": cp_sizes, "tp": tp_sizes})
     if parallel.zero == 1 and parallel.dp_shard * parallel.cp == 1 and world_size > 1:
         raise ValueError(
             "parallel.zero=1: shards the optimizer state over parallel.dp_shard=1 ranks; "
@@ -121,7 +145,60 @@ def resolve_layout(
         )
     if parallel.ep > 1:
         _check_ep(parallel, model)
+        if parallel.pp > 1:
+            raise ValueError(
+                f"parallel.pp={parallel.pp}: not with parallel.ep={parallel.ep} in this version; "
+                "set parallel.pp=1 or parallel.ep=1"
+            )
+    if parallel.zero == 1 and parallel.pp > 1:
+        raise ValueError(
+            f"parallel.zero=1: needs one backward pass a step, parallel.pp={parallel.pp} has one "
+            "for each microbatch; set parallel.zero=2"
+        )
+    if (
+        parallel.zero == 3
+        and parallel.dp_shard * parallel.cp > 1
+        and not gathers_for_backward(parallel)
+    ):
+        raise ValueError(
+            f"parallel.zero=3: parallel.pipeline_schedule={parallel.pipeline_schedule} keeps "
+            "parameters from the forward pass to the gradients of the weights; set parallel.zero=2 "
+            "or parallel.pipeline_schedule=Interleaved1F1B"
+        )
     return parallel
+
+
+def gathers_for_backward(parallel: ParallelConfig) -> bool:
+    """Whether FSDP2 frees parameters after the forward pass. Where the backward pass comes in two
+    parts it must not: torch would miss the gradients of the weights."""
+    splits = parallel.pp > 1 and parallel.schedule.splits_backward
+    return parallel.zero == 3 and not splits
+
+
+def check_micro_batches(parallel: ParallelConfig, num_samples: int, size: int) -> None:
+    """Refuse a step whose microbatches the pipeline's schedule cannot order.
+
+    Args:
+        num_samples: of a data-parallel rank, in a step.
+        size: samples of a microbatch.
+    """
+    pp, name = parallel.pp, parallel.pipeline_schedule
+    if pp == 1 or parallel.schedule.fits(num_samples // size, pp):
+        return
+    needed = pp if parallel.schedule.interleaved else pp * parallel.stages_per_rank
+    sizes = [n for n in range(1, num_samples + 1) if num_samples % n == 0]
+    works = [n for n in sizes if parallel.schedule.fits(num_samples // n, pp)]
+    data_ranks = parallel.dp_replicate * parallel.dp_shard
+    remedy = (
+        f"train.global_batch_size={-(-num_samples // (needed * size)) * needed * size * data_ranks}"
+    )
+    if works:
+        remedy = f"train.micro_batch_size={min(works, key=lambda n: abs(n - size))} or {remedy}"
+    raise ValueError(
+        f"train.micro_batch_size={size}: makes {num_samples // size} microbatches of a rank's "
+        f"{num_samples} samples; parallel.pipeline_schedule={name} with parallel.pp={pp} needs "
+        f"{'a multiple of' if parallel.schedule.interleaved else 'at least'} {needed}; set {remedy}"
+    )
 
 
 def build_mesh(parallel: ParallelConfig, device_type: str) -> DeviceMesh:
@@ -261,6 +338,28 @@ def _check_ep(parallel: ParallelConfig, model: ModelShape) -> None:
             f"parallel.ep={ep}: does not divide dp_shard x cp x tp={ranks}, the ranks it regroups; "
             f"{remedy}" + (" or parallel.dp_replicate=1 parallel.dp_shard=-1" if ranks == 1 else "")
         )
+
+
+def _check_pp(parallel: ParallelConfig, num_layers: int) -> list[int]:
+    """Refuse more stages than the model has layers; returns the sizes of `pp` that fit."""
+    pp, stages_per_rank = parallel.pp, parallel.stages_per_rank
+    if pp == 1:
+        for name in ("pipeline_schedule", "pipeline_stages_per_rank"):
+            value = getattr(parallel, name)
+            if value not in ("1F1B", None):
+                warnings.warn(
+                    f"parallel.{name}={value}: no effect with parallel.pp=1", stacklevel=3
+                )
+        return list(range(1, num_layers // stages_per_rank + 1)) or [1]
+    if pp * stages_per_rank > num_layers:
+        works = max(1, num_layers // stages_per_rank)
+        raise ValueError(
+            f"parallel.pp={pp}: its {pp * stages_per_rank} stages "
+            f"(parallel.pipeline_schedule={parallel.pipeline_schedule}) are more than "
+            f"model.num_layers={num_layers}; set parallel.pp={works} or "
+            f"model.num_layers={pp * stages_per_rank}"
+        )
+    return list(range(1, num_layers // stages_per_rank + 1))
 
 
 def _fill(

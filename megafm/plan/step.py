@@ -88,6 +88,7 @@ def observe_step(
             device=device,
             precision=precision,
             recomputed=job.train.recomputed,
+            seq_len=job.train.seq_len,
             seed=seed,
         )
         training = Rehearsal(

@@ -33,11 +33,17 @@ def balance_after_steps(
     optimizer.register_step_post_hook(end_step)
 
 
-def imbalance(model: nn.Module) -> dict[str, float]:
+def imbalance(model: nn.Module, pp: DeviceMesh | None = None) -> dict[str, float]:
     """For metrics.jsonl: the busiest expert's load over the mean of its layer, in the worst layer;
-    nothing for a dense model."""
-    loads = [router.load for router in routers(model)]
-    if not loads:
-        return {}
-    load = torch.stack(loads).double()
-    return {"expert_load": (load.amax(1) / load.mean(1)).max().item()}
+    nothing for a dense model.
+
+    Args:
+        pp: the ranks that have the other layers.
+    """
+    loads = [router.load.double() for router in routers(model)]
+    worst = max([(load.max() / load.mean()).item() for load in loads], default=0.0)
+    if pp is not None:
+        whole = torch.tensor(worst, device=pp.device_type)
+        dist.all_reduce(whole, dist.ReduceOp.MAX, pp.get_group())
+        worst = whole.item()
+    return {"expert_load": worst} if worst else {}

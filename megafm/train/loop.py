@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import AbstractContextManager
 
 import torch
 
 from megafm.parallel import world
-from megafm.parallel.data_parallel import reshard, set_gradient_sync
-from megafm.parallel.mesh import counts_samples, data_share
+from megafm.parallel.data_parallel import reshard
+from megafm.parallel.mesh import axis, counts_samples, data_share
 from megafm.train.balance import imbalance
 from megafm.train.config import TrainJob
 from megafm.train.metrics import MetricsLog
@@ -56,17 +55,11 @@ def train_step(run: Training, stop: StopSignal) -> dict[str, float]:
     tokens, targets = run.next_batch()
     counted = counts_samples(run.mesh)
     num_valid = world.all_reduce_sum((targets != IGNORE_INDEX).sum() * counted)
-    loss = torch.zeros((), device=run.device)
-    num_micro_batches = math.ceil(len(tokens) / job.train.micro_batch_size)
-    for i in range(num_micro_batches):
-        micro = slice(i * job.train.micro_batch_size, (i + 1) * job.train.micro_batch_size)
-        set_gradient_sync(run.loss, enabled=i == num_micro_batches - 1)
-        with autocast(run):
-            micro_loss = run.loss(tokens[micro], targets[micro])
-        micro_loss = micro_loss.float() / num_valid
-        micro_loss.backward()
-        loss += micro_loss.detach()
-    grad_norm = clip_grad_norm(run.model, job.optim.clip_grad_norm)
+    size = job.train.micro_batch_size
+    loss = run.passes.backward(
+        list(zip(tokens.split(size), targets.split(size), strict=True)), num_valid
+    )
+    grad_norm = clip_grad_norm(run.model, job.optim.clip_grad_norm, axis(run.mesh, "pp"))
     lr = job.optim.lr * lr_scale(run.step, job.train.steps, job.schedule)
     set_lr(run.optimizer, lr)
     run.optimizer.step()
@@ -87,7 +80,7 @@ def train_step(run: Training, stop: StopSignal) -> dict[str, float]:
         "tokens": run.tokens,
         "loss": mean_loss,
         "grad_norm": norm,
-        **imbalance(run.model),
+        **imbalance(run.model, axis(run.mesh, "pp")),
         "lr": lr,
         "tokens_per_s": tokens_per_s,
         "flops_per_s": tokens_per_s * run.flops_per_token,
@@ -112,12 +105,12 @@ def evaluate(run: Run, metrics: MetricsLog | None) -> None:
         windows = torch.from_numpy(run.validation.batch(min(first, num_samples - 1), max(num, 1)))
         tokens, targets = windows[:, :-1], windows[:, 1:].clone()
         targets[num:] = IGNORE_INDEX
-        with autocast(run):
-            loss = run.loss(tokens.to(run.device), targets.to(run.device))
+        loss = run.passes.forward(tokens.to(run.device), targets.to(run.device))
         scored = targets[:num]
         num_bytes = run.token_bytes[scored].sum()
         sums += torch.tensor([loss.item(), scored.numel(), num_bytes], dtype=torch.float64)
     reshard(run.loss)
+    sums[0] = run.passes.total(sums[0])
     nats, num_tokens, num_bytes = world.all_reduce_sum(sums * counts_samples(run.mesh)).tolist()
     if metrics:
         values = {
@@ -126,8 +119,3 @@ def evaluate(run: Run, metrics: MetricsLog | None) -> None:
             "bits_per_byte": nats / math.log(2) / num_bytes,
         }
         metrics.evaluation(run.step, values)
-
-
-def autocast(run: Training) -> AbstractContextManager[None]:
-    enabled = run.precision != torch.float32
-    return torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=enabled)

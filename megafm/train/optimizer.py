@@ -9,9 +9,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from megafm import ops
+from megafm.model import Decoder
 from megafm.train.config import OptimConfig
 from megafm.train.muon import Muon
 
@@ -42,15 +44,19 @@ def _is_table(name: str) -> bool:
     return name.startswith(("embedding.", "head."))
 
 
-def clip_grad_norm(model: nn.Module, max_norm: float) -> torch.Tensor:
+def clip_grad_norm(model: Decoder, max_norm: float, pp: DeviceMesh | None = None) -> torch.Tensor:
     """Scale the gradients down to a global L2 norm of `max_norm` (0: leave them alone).
+
+    Args:
+        pp: the ranks that hold other stages of the model.
 
     Returns:
         The norm before clipping, a scalar, the same on every rank; float32 (float64 for such
         gradients).
     """
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    norm = _global_norm(gradients)
+    copy = None if model.has_first or model.shared_weight is None else model.shared_weight.grad
+    norm = _global_norm([gradient for gradient in gradients if gradient is not copy], pp)
     small = norm.device.type == "cpu" and norm <= max_norm  # on a GPU, asking would wait for it
     if max_norm > 0 and not small:
         scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
@@ -58,8 +64,9 @@ def clip_grad_norm(model: nn.Module, max_norm: float) -> torch.Tensor:
     return norm
 
 
-def _global_norm(gradients: list[torch.Tensor]) -> torch.Tensor:
-    """The norm over all ranks: what is sharded is summed over the ranks that hold its shards."""
+def _global_norm(gradients: list[torch.Tensor], pp: DeviceMesh | None) -> torch.Tensor:
+    """The norm over all ranks: what is sharded is summed over the ranks that hold its shards, and
+    all of it over the stages."""
     by_groups: dict[tuple[dist.ProcessGroup, ...], list[torch.Tensor]] = defaultdict(list)
     for gradient in gradients:
         by_groups[_shard_groups(gradient)].append(_local(gradient))
@@ -70,7 +77,10 @@ def _global_norm(gradients: list[torch.Tensor]) -> torch.Tensor:
         for group in groups:
             dist.all_reduce(square, group=group)
         squares.append(square)
-    return torch.stack(squares).sum().sqrt().to(norm.dtype)
+    total = torch.stack(squares).sum()
+    if pp is not None:
+        dist.all_reduce(total, group=pp.get_group())
+    return total.sqrt().to(norm.dtype)
 
 
 def _shard_groups(tensor: torch.Tensor) -> tuple[dist.ProcessGroup, ...]:

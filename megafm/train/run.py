@@ -27,7 +27,13 @@ from megafm.data import Manifest, TokenWindows, check_tokenizer
 from megafm.device import device_name, peak_flops, resolve_device, resolve_precision, set_up_cpu
 from megafm.model import flops_per_token, num_active_parameters, num_parameters
 from megafm.parallel import world
-from megafm.parallel.mesh import ParallelConfig, build_mesh, data_share, resolve_layout
+from megafm.parallel.mesh import (
+    ParallelConfig,
+    build_mesh,
+    check_micro_batches,
+    data_share,
+    resolve_layout,
+)
 from megafm.tokenizer import Tokenizer
 from megafm.train.assemble import Assembly, assemble
 from megafm.train.config import TrainJob
@@ -257,6 +263,7 @@ def _build(
         device=device,
         precision=precision,
         recomputed=job.train.recomputed,
+        seq_len=job.train.seq_len,
         seed=job.train.seed,
     )
     folder = Path(job.data.dir)
@@ -332,6 +339,7 @@ def check_batch(job: TrainJob, parallel: ParallelConfig) -> None:
             f"train.micro_batch_size={micro}: does not divide a rank's {share} samples; "
             f"set train.micro_batch_size={works}"
         )
+    check_micro_batches(parallel, share, min(micro, share))
 
 
 def _write_identity(run: Run) -> None:

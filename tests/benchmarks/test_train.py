@@ -54,7 +54,7 @@ def test_the_plain_decoder_computes_what_ours_does() -> None:
     with torch.no_grad():
         plain.embedding.weight.copy_(decoder.embedding.weight)
         plain.head.weight.copy_(decoder.head.weight)
-        for mine, theirs in zip(decoder.blocks, plain.blocks, strict=True):
+        for mine, theirs in zip(decoder.blocks.values(), plain.blocks, strict=True):
             attention, ffn = mine.attention, mine.ffn
             theirs.qkv.weight.copy_(
                 torch.cat([w.weight for w in (attention.wq, attention.wk, attention.wv)])

@@ -153,7 +153,9 @@ def test_initial_weights_depend_on_the_seed_alone():
     assert not torch.equal(other.embedding.weight, model.embedding.weight)
     # a deeper model begins as this one, up to the scale of what goes into the residual stream
     deeper = build(dataclasses.replace(SMALL, num_layers=5), seed=7)
-    assert torch.equal(deeper.blocks[1].attention.wq.weight, model.blocks[1].attention.wq.weight)
+    assert torch.equal(
+        deeper.blocks["1"].attention.wq.weight, model.blocks["1"].attention.wq.weight
+    )
 
 
 def test_initial_weights_have_the_scale_of_gpt2():
@@ -233,7 +235,7 @@ def sharded_weights(seed: int) -> dict[str, np.ndarray]:
     mesh = init_device_mesh("cpu", (2,))
     with torch.device("meta"):
         model = build(SMALL)
-    for block in model.blocks:
+    for block in model.blocks.values():
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
     model.to_empty(device="cpu")

@@ -30,7 +30,7 @@ VARIANTS = {
 
 def block(moe: MoeConfig) -> MixtureOfExperts:
     config = dataclasses.replace(SMALL, num_layers=1, moe=moe)
-    return build(config).double().blocks[0].ffn
+    return build(config).double().blocks["0"].ffn
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -16,6 +16,7 @@ LAYOUTS = {
     "fsdp2_ep2": ParallelConfig(dp_replicate=1, dp_shard=2, ep=2),
     "cp2_ep2": ParallelConfig(dp_replicate=1, cp=2, ep=2),
     "tp2_ep2": ParallelConfig(dp_replicate=1, tp=2, ep=2),
+    "pp2": ParallelConfig(dp_replicate=1, pp=2),
     "hsdp2x2": ParallelConfig(dp_replicate=2, dp_shard=2),
     "tp4": ParallelConfig(dp_replicate=1, tp=4),
     "ddp2_tp2": ParallelConfig(dp_replicate=2, tp=2),
@@ -26,7 +27,10 @@ LAYOUTS = {
     "fsdp4_ep2": ParallelConfig(dp_replicate=1, dp_shard=4, ep=2),
     "tp4_ep2": ParallelConfig(dp_replicate=1, tp=4, ep=2),
     "ddp2_tp2_ep2": ParallelConfig(dp_replicate=2, tp=2, ep=2),
+    "pp2_tp2": ParallelConfig(pp=2, dp_replicate=1, tp=2),
+    "pp2_fsdp2": ParallelConfig(pp=2, dp_replicate=1, dp_shard=2),
     "hsdp2x2_tp2": ParallelConfig(dp_replicate=2, dp_shard=2, tp=2),
+    "pp2_ddp2_tp2": ParallelConfig(pp=2, dp_replicate=2, tp=2),
 }
 
 

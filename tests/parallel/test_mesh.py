@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from megafm.model import ModelConfig, MoeConfig
-from megafm.parallel.mesh import ParallelConfig, resolve_layout
+from megafm.parallel.mesh import ParallelConfig, check_micro_batches, resolve_layout
 
 MODEL = ModelConfig(num_heads=8, num_kv_heads=4, num_layers=6, vocab_size=512, ffn_dim=256)
 SEQ_LEN = 64
@@ -42,6 +42,26 @@ def test_minus_one_takes_what_the_world_leaves() -> None:
             ParallelConfig(cp=4, tp=4, cp_attention="ulysses"),
             16,
             ["parallel.cp=4", "the 2 heads", "set parallel.cp=2 or parallel.cp_attention=ring"],
+        ),
+        (
+            ParallelConfig(pp=8),
+            8,
+            [
+                "parallel.pp=8: its 8 stages",
+                "num_layers=6; set parallel.pp=6 or model.num_layers=8",
+            ],
+        ),
+        (ParallelConfig(pp=4, pipeline_schedule="DualPipeV"), 4, ["8 stages", "parallel.pp=3 or"]),
+        (ParallelConfig(pp=4), 6, ["pp=4: needs a multiple of 4", "set parallel.pp=3 or parallel"]),
+        (
+            ParallelConfig(pp=2, dp_replicate=1, dp_shard=2, zero=1),
+            4,
+            ["zero=1", "parallel.pp=2", "set parallel.zero=2"],
+        ),
+        (
+            ParallelConfig(pp=2, dp_replicate=1, dp_shard=2, pipeline_schedule="ZBVZeroBubble"),
+            4,
+            ["zero=3: parallel.pipeline_schedule=ZBVZeroBubble", "zero=2 or", "Interleaved1F1B"],
         ),
         (ParallelConfig(zero=1), 2, ["zero=1", "dp_shard=1", "set parallel.dp_replicate=1"]),
         (ParallelConfig(dp_replicate=4), 1, ["dp_replicate=4", "has 1", "--nproc-per-node 4"]),
@@ -114,6 +134,7 @@ def test_a_way_of_attention_without_effect_warns() -> None:
         (ParallelConfig(dp_shard=4, ep=4), 6, ["model.moe.num_experts=6", "set parallel.ep=2"]),
         (ParallelConfig(dp_shard=4, ep=3), 6, ["ep=3", "x tp=4", "set parallel.ep=2"]),
         (ParallelConfig(ep=2), 8, ["x tp=1", "parallel.ep=1 or parallel.dp_replicate=1 para"]),
+        (ParallelConfig(pp=2, dp_shard=2, ep=2), 8, ["parallel.pp=2: not with parallel.ep=2"]),
         (ParallelConfig(dp_shard=4, zero=1, ep=2), 8, ["zero=1", "ep=2", "set parallel.zero=2"]),
     ],
 )  # fmt: skip
@@ -138,10 +159,43 @@ def test_experts_spread_over_the_ranks_of_dp_shard_and_tp() -> None:
         resolve_layout(ParallelConfig(tp=2), 8, model, SEQ_LEN)
 
 
-@pytest.mark.parametrize("axis", ["pp"])
-def test_an_axis_that_is_not_built_yet_is_refused_not_ignored(axis: str) -> None:
-    with pytest.raises(ValueError, match=f"parallel.{axis}=2: this axis is not in this version"):
-        resolve_layout(ParallelConfig(**{axis: 2}), 2, MODEL, SEQ_LEN)
+@pytest.mark.parametrize(
+    ("schedule", "num_samples", "size", "named"),
+    [
+        ("1F1B", 8, 8, ["makes 1 microbatches", "at least 4", "micro_batch_size=2 or"]),
+        ("1F1B", 3, 1, ["makes 3 microbatches", "at least 4; set train.global_batch_size=8"]),
+        ("Interleaved1F1B", 6, 1, ["a multiple of 4; set train.global_batch_size=16"]),
+        (
+            "ZBVZeroBubble",
+            16,
+            4,
+            ["at least 8", "micro_batch_size=2 or train.global_batch_size=64"],
+        ),
+    ],
+)
+def test_microbatches_that_a_schedule_cannot_order_are_refused(
+    schedule: str, num_samples: int, size: int, named: list[str]
+) -> None:
+    parallel = ParallelConfig(pp=4, dp_replicate=2, pipeline_schedule=schedule)
+    with pytest.raises(ValueError, match=f"train.micro_batch_size={size}") as error:
+        check_micro_batches(parallel, num_samples, size)
+    for part in named:
+        assert part in str(error.value)
+    check_micro_batches(parallel, 32, 2)
+
+
+def test_stages_per_rank_that_a_schedule_does_not_have_are_refused() -> None:
+    for schedule, asked in (("1F1B", 2), ("DualPipeV", 3), ("Interleaved1F1B", 1)):
+        with pytest.raises(ValueError, match=f"stages_per_rank={asked}: .*=?{schedule} has"):
+            ParallelConfig(pp=2, pipeline_schedule=schedule, pipeline_stages_per_rank=asked)
+    with pytest.raises(ValueError, match=r"pipeline_schedule=gpipe: set one of 1F1B, Inter"):
+        ParallelConfig(pp=2, pipeline_schedule="gpipe")
+
+
+def test_a_schedule_without_a_pipeline_warns() -> None:
+    parallel = ParallelConfig(pipeline_schedule="DualPipeV")
+    with pytest.warns(UserWarning, match="pipeline_schedule=DualPipeV: no effect"):
+        resolve_layout(parallel, 2, MODEL, SEQ_LEN)
 
 
 def test_sizes_below_one_are_refused() -> None:

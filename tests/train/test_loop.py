@@ -15,7 +15,7 @@ from megafm.data import TokenWindows
 from megafm.parallel.mesh import ParallelConfig
 from megafm.tokenizer import Tokenizer
 from megafm.train.config import OptimConfig, ScheduleConfig, TrainConfig, TrainJob
-from megafm.train.loop import autocast, train
+from megafm.train.loop import train
 from megafm.train.metrics import read_metrics
 from megafm.train.run import Run, open_run
 from megafm.train.stop import StopSignal
@@ -33,6 +33,7 @@ LAYOUTS = {
     "tp2": (2, ParallelConfig(tp=2)),
     "ddp2_tp2": (4, ParallelConfig(tp=2)),
     "cp2": (2, ParallelConfig(cp=2)),
+    "pp2": (2, ParallelConfig(pp=2)),
 }
 
 
@@ -157,12 +158,11 @@ def rotary_dtypes(job: TrainJob) -> set[torch.dtype]:
     """What the blocks are given as cosines and sines in a forward pass."""
     seen: set[torch.dtype] = set()
     with open_run(job) as run:
-        for block in run.model.blocks:
+        for block in run.model.blocks.values():
             block.attention.register_forward_pre_hook(
                 lambda module, arguments: seen.update(table.dtype for table in arguments[1])
             )
-        with autocast(run):
-            run.loss(*run.next_batch())
+        run.loss(*run.next_batch())
     return seen
 
 

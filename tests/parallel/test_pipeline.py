@@ -1,0 +1,108 @@
+"""Stages are balanced; every schedule gives the gradients of one rank."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from megafm.parallel.mesh import ParallelConfig, build_mesh
+from megafm.parallel.stages import SCHEDULES, balanced_split, cut_into_stages
+from tests.parallel import test_parity as parity
+from tests.ranks import RankPool
+
+PP = 2
+
+
+@pytest.mark.parametrize(
+    ("num_layers", "num_stages", "head_cost", "sizes"),
+    [
+        (5, 2, 0, [2, 3]),
+        (5, 2, 1, [3, 2]),
+        (7, 4, 0, [1, 2, 2, 2]),
+        (7, 4, 3, [2, 2, 2, 1]),
+        (4, 4, 9, [1, 1, 1, 1]),
+        (32, 4, 2, [8, 8, 9, 7]),
+    ],
+)
+def test_the_head_counts_as_layers_and_what_is_left_over_goes_late(
+    num_layers: int, num_stages: int, head_cost: int, sizes: list[int]
+) -> None:
+    split = balanced_split([1] * num_layers, num_stages, head_cost)
+    assert [len(layers) for layers in split] == sizes
+    assert [n for layers in split for n in layers] == list(range(num_layers))
+
+
+def test_layers_of_unequal_cost_are_split_by_cost() -> None:
+    assert balanced_split([1, 1, 1, 3, 3], 3, 0) == [range(3), range(3, 4), range(4, 5)]
+
+
+def test_each_schedule_has_its_stages_where_torch_expects_them() -> None:
+    ranks = {
+        name: [stage.rank for stage in cut_into_stages(name, 3, s.stages_per_rank, [1] * 7, 1)]
+        for name, s in SCHEDULES.items()
+    }
+    there_and_back, round_and_round = [0, 1, 2, 2, 1, 0], [0, 1, 2, 0, 1, 2]
+    assert ranks == {
+        "1F1B": [0, 1, 2],
+        "Interleaved1F1B": round_and_round,
+        "InterleavedZeroBubble": round_and_round,
+        "ZBVZeroBubble": there_and_back,
+        "DualPipeV": there_and_back,
+    }
+
+
+# Five layers: no schedule has the same number in each stage.
+CASES = {
+    name: replace(parity.CASES[name], model=replace(parity.CASES[name].model, num_layers=5))
+    for name in ("tied_fp64", "moe_fp64", "packed_fp64")
+}
+CASES["moe_fp64"] = replace(CASES["moe_fp64"], num_steps=2)
+CASES["packed_fp64"] = replace(
+    CASES["packed_fp64"], num_steps=3, recomputed=("selective", "none", "full")
+)
+
+
+@pytest.fixture(scope="module")
+def one(
+    ranks: RankPool, tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[str, str], parity.Outcome]:
+    """What one rank computes, by layout and case."""
+    return ranks.run(run_schedules, 1, ["one"], tmp_path_factory.mktemp("one"))[0]
+
+
+@pytest.fixture(scope="module")
+def outcomes(
+    ranks: RankPool, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[tuple[str, str], parity.Outcome]]:
+    """What every rank of the pipeline computes, by schedule and case."""
+    return ranks.run(run_schedules, PP, list(SCHEDULES), tmp_path_factory.mktemp("pipeline"))
+
+
+def run_schedules(schedules: list[str], folder: Path) -> dict[tuple[str, str], parity.Outcome]:
+    found = {}
+    with parity.world.process_group(torch.device("cpu"), timeout_s=60):
+        for schedule in schedules:
+            pp = 1 if schedule == "one" else PP
+            parallel = ParallelConfig(
+                dp_replicate=1, pp=pp, pipeline_schedule="1F1B" if pp == 1 else schedule
+            )
+            mesh = build_mesh(parallel, "cpu") if pp > 1 else None
+            for name, case in CASES.items():
+                found[schedule, name] = parity.run_case(case, parallel, mesh, folder)
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_schedule_gives_the_gradients_and_losses_of_one_rank(
+    schedule: str,
+    name: str,
+    one: dict[tuple[str, str], parity.Outcome],
+    outcomes: list[dict[tuple[str, str], parity.Outcome]],
+) -> None:
+    parity.check_gradients_and_losses(
+        [of_rank[schedule, name] for of_rank in outcomes], one["one", name], CASES[name]
+    )

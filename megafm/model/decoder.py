@@ -188,11 +188,16 @@ class Decoder(nn.Module):
 
     @property
     def shared_weight(self) -> nn.Parameter | None:
-        """The embedding where it is tied to a head on another rank of `pp`, and that head. They are
-        one weight, which counts where the first stage is."""
+        """The embedding where it is tied to a head on another rank of `pp`, and that head: they are
+        one weight, and their gradients are summed."""
         if self.config.tie_embeddings and self.has_first != self.has_last:
             return cast(nn.Parameter, self.embedding.weight)
         return None
+
+    @property
+    def copied_weight(self) -> nn.Parameter | None:
+        """The shared weight where it is the head: it counts where it is the embedding."""
+        return None if self.has_first else self.shared_weight
 
     @property
     def head_weight(self) -> torch.Tensor:

@@ -59,7 +59,8 @@ def train_step(run: Training, stop: StopSignal) -> dict[str, float]:
     loss = run.passes.backward(
         list(zip(tokens.split(size), targets.split(size), strict=True)), num_valid
     )
-    grad_norm = clip_grad_norm(run.model, job.optim.clip_grad_norm, axis(run.mesh, "pp"))
+    pp = axis(run.mesh, "pp")
+    grad_norm = clip_grad_norm(run.model, job.optim.clip_grad_norm, pp, run.model.copied_weight)
     lr = job.optim.lr * lr_scale(run.step, job.train.steps, job.schedule)
     set_lr(run.optimizer, lr)
     run.optimizer.step()
@@ -80,7 +81,7 @@ def train_step(run: Training, stop: StopSignal) -> dict[str, float]:
         "tokens": run.tokens,
         "loss": mean_loss,
         "grad_norm": norm,
-        **imbalance(run.model, axis(run.mesh, "pp")),
+        **imbalance(run.model, pp),
         "lr": lr,
         "tokens_per_s": tokens_per_s,
         "flops_per_s": tokens_per_s * run.flops_per_token,

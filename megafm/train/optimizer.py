@@ -13,7 +13,6 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from megafm import ops
-from megafm.model import Decoder
 from megafm.train.config import OptimConfig
 from megafm.train.muon import Muon
 
@@ -44,19 +43,26 @@ def _is_table(name: str) -> bool:
     return name.startswith(("embedding.", "head."))
 
 
-def clip_grad_norm(model: Decoder, max_norm: float, pp: DeviceMesh | None = None) -> torch.Tensor:
+def clip_grad_norm(
+    model: nn.Module,
+    max_norm: float,
+    pp: DeviceMesh | None = None,
+    copy: nn.Parameter | None = None,
+) -> torch.Tensor:
     """Scale the gradients down to a global L2 norm of `max_norm` (0: leave them alone).
 
     Args:
-        pp: the ranks that hold other stages of the model.
+        pp: the ranks that have other stages of the model.
+        copy: the parameter whose gradient counts on another one of them, see
+            `Decoder.copied_weight`.
 
     Returns:
         The norm before clipping, a scalar, the same on every rank; float32 (float64 for such
         gradients).
     """
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    copy = None if model.has_first or model.shared_weight is None else model.shared_weight.grad
-    norm = _global_norm([gradient for gradient in gradients if gradient is not copy], pp)
+    counted = [p.grad for p in model.parameters() if p.grad is not None and p is not copy]
+    norm = _global_norm(counted, pp)
     small = norm.device.type == "cpu" and norm <= max_norm  # on a GPU, asking would wait for it
     if max_norm > 0 and not small:
         scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)

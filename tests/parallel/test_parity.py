@@ -231,7 +231,8 @@ def run_case(
             losses.append(backward(run, case, mesh, step))
             if step == 0:
                 gradients = {name: whole(p.grad) for name, p in run.model.named_parameters()}
-            clip_grad_norm(run.model, case.optim.clip_grad_norm, axis(mesh, "pp"))
+            pp, copy = axis(mesh, "pp"), run.model.copied_weight
+            clip_grad_norm(run.model, case.optim.clip_grad_norm, pp, copy)
             run.optimizer.step()
             run.model.zero_grad()
         losses.append(backward(run, case, mesh, case.num_steps))

@@ -106,3 +106,13 @@ def test_every_schedule_gives_the_gradients_and_losses_of_one_rank(
     parity.check_gradients_and_losses(
         [of_rank[schedule, name] for of_rank in outcomes], one["one", name], CASES[name]
     )
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_copies_of_a_tied_weight_have_the_same_gradient_bit_for_bit(
+    schedule: str, outcomes: list[dict[tuple[str, str], parity.Outcome]]
+) -> None:
+    of_ranks = [of_rank[schedule, "tied_fp64"].gradients for of_rank in outcomes]
+    copies = [found["embedding.weight"] for found in of_ranks if "embedding.weight" in found]
+    assert len(copies) == (1 if SCHEDULES[schedule].v_shaped else PP)
+    assert all(torch.equal(copy, copies[0]) for copy in copies)

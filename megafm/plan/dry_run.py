@@ -54,8 +54,8 @@ def fake_tensors() -> Iterator[None]:
 class _Stopgap(TorchDispatchMode):
     """What fake tensors cannot do and a training step asks for.
 
-    A number read from a fake tensor is 1.0 (a loss, a norm, a step) or 0, a truth is False. Ops on
-    real tensors alone, which are the ranks of a mesh, are computed.
+    A number read from a fake tensor is 1 (a loss, a norm, a step), a truth is False. Ops on real
+    tensors alone, which are the ranks of a mesh, are computed.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -68,5 +68,5 @@ class _Stopgap(TorchDispatchMode):
                 with unset_fake_temporarily():
                     return func(*args, **kwargs)
         elif func is aten._local_scalar_dense.default and isinstance(tensors[0], FakeTensor):
-            return 1.0 if tensors[0].is_floating_point() else 0
+            return False if tensors[0].dtype == torch.bool else 1
         return func(*args, **kwargs)

@@ -42,11 +42,6 @@ class PlanJob(TrainJob):
                 "model.moe: which expert gets how many tokens is not known without data; set "
                 "model.moe=null, and model.ffn_dim to what a token goes through"
             )
-        if self.parallel.pp > 1:
-            raise ValueError(
-                f"parallel.pp={self.parallel.pp}: stages are not rehearsed in this version; set "
-                "parallel.pp=1"
-            )
         if self.device_memory_gb is not None and not self.device_memory_gb > 0:
             raise ValueError(f"device_memory_gb={self.device_memory_gb}: must be above 0; set 80")
 

@@ -37,6 +37,8 @@ JOBS = {
     "zero1_2": TrainJob(model=MODEL, train=dataclasses.replace(PLAIN, precision="bf16")),
     "fsdp2": TrainJob(model=dataclasses.replace(MODEL, tie_embeddings=False), train=PLAIN),
     "tp2": TrainJob(model=dataclasses.replace(MODEL, qk_norm=True), train=PLAIN),
+    "pp2": TrainJob(model=MODEL, train=PLAIN),
+    "pp2_fsdp2": TrainJob(model=MODEL, train=RECOMPUTED),
     "cp2": TrainJob(model=MODEL, train=RECOMPUTED),
     "hsdp2_cp2": TrainJob(model=MODEL, train=PLAIN),
     "zero2_tp2": TrainJob(model=MODEL, train=RECOMPUTED),

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from megafm.model import ModelConfig
+from megafm.model import ModelConfig, num_parameters
 from megafm.parallel import world
 from megafm.parallel.mesh import ParallelConfig, build_mesh
 from megafm.plan.dry_run import dry_run
@@ -87,6 +87,13 @@ def test_a_rank_needs_and_moves_what_its_dry_run_says(
         assert planned.peak == pytest.approx(observed.peak, rel=0.1)
         assert planned.most["activations"] == pytest.approx(observed.most["activations"], rel=0.1)
         assert planned.moved == observed.moved
+
+
+def test_the_bytes_of_a_model_on_one_rank(real: dict[str, list[Observed]]) -> None:
+    (observed,) = real["one"]
+    num_tensors = 2 + 9 * MODEL.num_layers  # AdamW counts the steps of each, in float32
+    assert observed.most["parameters"] == observed.most["gradients"] == 4 * num_parameters(MODEL)
+    assert observed.most["optimizer"] == 8 * num_parameters(MODEL) + 4 * num_tensors
 
 
 def test_a_rank_of_a_large_world_is_set_up_quickly() -> None:

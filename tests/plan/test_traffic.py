@@ -7,6 +7,8 @@ import torch.distributed as dist
 from megafm.parallel import world
 from megafm.parallel.collectives import all_gather, reduce_scatter
 from megafm.parallel.mesh import ParallelConfig, build_mesh
+from megafm.parallel.ring_attention import ring_attention
+from megafm.plan.dispatch import Opened
 from megafm.plan.dry_run import fake_tensors
 from megafm.plan.traffic import Moved, Traffic, axes_of
 
@@ -27,6 +29,17 @@ def test_each_collective_is_counted_on_its_axis() -> None:
         ("dp_replicate", "all_reduce"): Moved(calls=1, payload=128, sent=128),
         ("dp_replicate x tp", "all_reduce"): Moved(calls=1, payload=128, sent=224),
     }
+
+
+def test_what_goes_round_a_ring_inside_an_op_of_ours_is_counted() -> None:
+    with world.fake_process_group(rank=0, world_size=4):
+        mesh = build_mesh(ParallelConfig(dp_replicate=1, cp=4), "cpu")
+        with fake_tensors(), Traffic(mesh) as traffic, Opened():
+            q = torch.zeros(1, 8, 2, 4)  # (batch, tokens, heads, head_dim), 256 bytes
+            ring_attention(q, q, q, window=None, ends=[0, 32], group=mesh["cp"].get_group())
+    keys_and_values = 3 * 2 * 256
+    expected = Moved(calls=3, payload=keys_and_values, sent=keys_and_values)
+    assert traffic.moved == {("cp", "all_to_all"): expected}
 
 
 def test_a_collective_that_is_not_known_is_not_passed_over() -> None:

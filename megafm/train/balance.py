@@ -17,10 +17,10 @@ def balance_after_steps(
     optimizer: torch.optim.Optimizer, model: nn.Module, mesh: DeviceMesh | None
 ) -> None:
     """Let every step of `optimizer` end with the step's load known to all routers of `model`."""
+    group = token_group(mesh)  # by every rank: a stage without experts too, or group names differ
     found = routers(model)
     if not found:
         return
-    group = token_group(mesh)
 
     def end_step(*_: Any) -> None:
         counts = (torch.zeros_like(r.load) if r.counts is None else r.counts for r in found)

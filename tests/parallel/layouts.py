@@ -26,7 +26,6 @@ LAYOUTS = {
     "cp2_tp2": ParallelConfig(dp_replicate=1, cp=2, tp=2),
     "fsdp4_ep2": ParallelConfig(dp_replicate=1, dp_shard=4, ep=2),
     "tp4_ep2": ParallelConfig(dp_replicate=1, tp=4, ep=2),
-    "ddp2_tp2_ep2": ParallelConfig(dp_replicate=2, tp=2, ep=2),
     "pp2_tp2": ParallelConfig(pp=2, dp_replicate=1, tp=2),
     "pp2_fsdp2": ParallelConfig(pp=2, dp_replicate=1, dp_shard=2),
     "hsdp2x2_tp2": ParallelConfig(dp_replicate=2, dp_shard=2, tp=2),

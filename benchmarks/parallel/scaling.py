@@ -1,11 +1,12 @@
-"""Weak scaling of data parallelism on this machine: two ranks of one core each against one rank.
+"""Every way to use two ranks of one core each on this machine, against one rank.
 
     python -m benchmarks.parallel.scaling [ROUNDS]
 
-Every rank takes the same number of samples a step, in every variant; the variants take turns in
-each round, and medians are compared. `one` is a rank with the other core idle; `apart` are two
-ranks that never talk, so what they lose against `one` is the memory and the power that cores
-share; what a layout loses against `apart` is its communication. Writes
+Data-parallel ranks take as many samples a step as one rank does (weak scaling); ranks that split
+the model share them. The variants take turns in each round, and medians are compared. `one` is a
+rank with the other core idle; `apart` are two ranks that never talk, so what they lose against
+`one` is the memory and the power that cores share. What a layout loses against `apart` is counted
+as communication: for tp that includes its narrower products, for pp its bubble. Writes
 benchmarks/results/parallel/scaling_DEVICE.json.
 """
 
@@ -28,6 +29,7 @@ from megafm.device import keep_freed_memory
 from megafm.model import ModelConfig
 from megafm.parallel import world
 from megafm.parallel.mesh import ParallelConfig, build_mesh
+from megafm.parallel.pipeline import Pipeline
 from megafm.train.assemble import Assembly, assemble
 from megafm.train.config import OptimConfig
 from megafm.train.optimizer import clip_grad_norm
@@ -44,6 +46,9 @@ LAYOUTS = {
     "zero1": ParallelConfig(dp_replicate=1, dp_shard=2, zero=1),
     "zero2": ParallelConfig(dp_replicate=1, dp_shard=2, zero=2),
     "fsdp": ParallelConfig(dp_replicate=1, dp_shard=2),
+    "tp": ParallelConfig(dp_replicate=1, tp=2),
+    "cp": ParallelConfig(dp_replicate=1, cp=2, zero=1),
+    "pp": ParallelConfig(dp_replicate=1, pp=2),
 }
 
 
@@ -108,7 +113,9 @@ def assembled(parallel: ParallelConfig | None) -> Assembly:
 
 
 def step(variant: Assembly, tokens: torch.Tensor) -> None:
-    (variant.loss(tokens[:, :-1], tokens[:, 1:]) / tokens.numel()).backward()
+    samples = tokens.split(1) if isinstance(variant.passes, Pipeline) else [tokens]
+    micro_batches = [(sample[:, :-1], sample[:, 1:]) for sample in samples]
+    variant.passes.backward(micro_batches, torch.tensor(tokens.numel()))
     clip_grad_norm(variant.model, 1.0)
     variant.optimizer.step()
     variant.model.zero_grad(set_to_none=True)
@@ -117,13 +124,17 @@ def step(variant: Assembly, tokens: torch.Tensor) -> None:
 def cases(seconds: dict[str, float]) -> Iterator[dict[str, Any]]:
     for name, median in seconds.items():
         ranks = 1 if name == "one" else WORLD
+        layout = LAYOUTS.get(name)
+        model_ranks = layout.tp * layout.cp * layout.pp if layout else 1
+        batches = ranks // model_ranks  # of BATCH samples
         yield {
             "variant": name,
             "ranks": ranks,
-            "tokens_per_s": round(ranks * BATCH * SEQ / median),
-            "weak_scaling_efficiency": round(seconds["one"] / median, 3),
-            "communication_share": round(max(0.0, 1 - seconds["apart"] / median), 3)
-            if name in LAYOUTS
+            "tokens_per_s": round(batches * BATCH * SEQ / median),
+            "times_one_rank": round(batches * seconds["one"] / median, 3),
+            "efficiency": round(batches * seconds["one"] / median / ranks, 3),
+            "communication_share": round(max(0.0, 1 - seconds["apart"] / model_ranks / median), 3)
+            if layout
             else None,
         }
 

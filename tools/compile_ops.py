@@ -55,19 +55,21 @@ KERNEL_FLAGS = [
 ]
 SANITIZE_FLAGS = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
+AVX512_FLAGS = [
+    "-mavx512f",
+    "-mavx512bw",
+    "-mavx512vl",
+    "-mavx512dq",
+    "-mfma",
+    "-mprefer-vector-width=512",
+]
 # Per machine type, the instruction sets that each kernel is compiled for; cpuid picks at run time.
 ISA_FLAGS = {
     "x86_64": {
         "plain": [],
         "avx2": ["-mavx2", "-mfma", "-mf16c"],
-        "avx512": [
-            "-mavx512f",
-            "-mavx512bw",
-            "-mavx512vl",
-            "-mavx512dq",
-            "-mfma",
-            "-mprefer-vector-width=512",
-        ],
+        "avx512": AVX512_FLAGS,
+        "avx512bf16": [*AVX512_FLAGS, "-mavx512bf16"],
     },
 }
 

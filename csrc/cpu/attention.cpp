@@ -22,7 +22,7 @@ void forward(const AttentionProblem& problem, const Tensor& q, const Tensor& k, 
   const int64_t tasks_per_head = (groups + per_task - 1) / per_task;
   const double operations = 4.0 * rows * heads * shape.seq_k * std::max(shape.dim, shape.dim_v);
   const auto loop = MEGAFM_PICK(attention_forward<T>);
-  const int64_t buffer = MEGAFM_PICK(attention_buffer)(shape);
+  const int64_t buffer = MEGAFM_PICK(attention_buffer<T>)(shape);
   for_each_task(heads * tasks_per_head, operations, [&](int64_t task) {
     const int64_t batch = task / tasks_per_head / problem.kv_heads;
     const int64_t head = task / tasks_per_head % problem.kv_heads;

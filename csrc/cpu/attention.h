@@ -35,7 +35,7 @@ struct AttentionShape {
   int64_t group;
   int64_t dim;
   int64_t dim_v;
-  int64_t key_chunk;     // keys that are kept as floats at a time, a multiple of key_block
+  int64_t key_chunk;     // keys that are packed at a time, a multiple of key_block
   const int32_t* first;  // (seq_q,) the query at position i sees keys first[i] <= j < last[i]
   const int32_t* last;
   float scale;
@@ -80,10 +80,12 @@ struct AttentionDelta {
 
 #define MEGAFM_ATTENTION                                                             \
   /* How many floats `buffer` must hold. */                                          \
+  template <typename T>                                                              \
   int64_t attention_buffer(const AttentionShape& shape);                             \
   /* Rows [begin, end), at most groups_per_task * lane_count of them. */             \
   template <typename T>                                                              \
   void attention_forward(const AttentionForward<T>&, int64_t begin, int64_t end, float* buffer); \
+  template <typename T>                                                              \
   int64_t attention_backward_buffer(const AttentionShape& shape);                    \
   /* d_k, d_v of the key_chunk keys from `key`; adds what they give to d_q, */       \
   /* (seq_q * group, dim rounded up to 16) floats aligned to vectors, short of the scale. */ \

@@ -85,7 +85,7 @@ void fill_gradients(AttentionProblem& problem, const Tensor& d_out, const Tensor
   const AttentionShape& shape = problem.shape;
   const int64_t rows = shape.seq_q * shape.group;
   const int64_t part_floats = divide_up(rows, 16) * 16 * divide_up(shape.dim, 16) * 16;
-  const int64_t buffer = MEGAFM_PICK(attention_backward_buffer)(shape);
+  const int64_t buffer = MEGAFM_PICK(attention_backward_buffer<T>)(shape);
   const auto backward = MEGAFM_PICK(attention_backward<T>);
   const auto sum_parts = MEGAFM_PICK(attention_sum_parts<T>);
   const Tensor shared =

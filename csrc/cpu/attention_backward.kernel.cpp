@@ -4,59 +4,98 @@
 //   p = exp(k q^T - lse)      d_v += p d_out      d_s = p * (v d_out^T - delta)
 //   d_k += d_s q              d_q += d_s^T k
 // 10 * dim FLOPs a score. All sums are fp32; d_k and d_v of a chunk of keys stay in cache while the
-// rows pass, and a task owns them: no order of threads shows in the bits.
+// rows pass, and a task owns them: no order of threads shows in the bits. Factors that are pairs of
+// bf16 (attention_operand.h) round p and d_s; each is then laid out along rows or along keys.
 
 #include "cpu/attention_tile.h"
 
 namespace megafm::cpu::MEGAFM_ISA {
 namespace {
 
-// The packed matrices of a task. ld_k, ld_v: dim and dim_v rounded up to vectors.
-struct Buffers {
+// Words of packed rows of keys and values, and columns of their gradients.
+template <typename E>
+struct Sizes {
   int64_t ld_k;
   int64_t ld_v;
-  float* keys;  // key_chunk x ld_k
-  float* values;
-  float* d_keys;
+  int64_t columns_k;
+  int64_t columns_v;
+
+  explicit Sizes(const AttentionShape& shape)
+      : ld_k(round_up(steps_of<E>(shape.dim), column_multiple)),
+        ld_v(round_up(steps_of<E>(shape.dim_v), column_multiple)),
+        columns_k(round_up(shape.dim, column_multiple)),
+        columns_v(round_up(shape.dim_v, column_multiple)) {}
+};
+
+// The packed matrices of a task. Those named _steps are for products that sum over their rows.
+template <typename E>
+struct Buffers {
+  Sizes<E> sizes;
+  E* keys;  // key_chunk x ld_k
+  E* values;
+  float* d_keys;  // key_chunk x columns_k
   float* d_values;
-  float* queries_t;  // dim x lanes, scaled
-  float* queries;    // lanes x ld_k, scaled
-  float* d_out_t;
-  float* d_out;
+  E* queries;    // lanes x ld_k
+  E* queries_t;  // ld_k x lanes
+  E* d_out;
+  E* d_out_t;
   float* scores;    // keys x lanes
   float* d_scores;  // keys x lanes
   float* lse;       // (lanes,)
   float* delta;
+  E* keys_steps;
+  E* queries_steps;
+  E* d_out_steps;
+  E* d_scores_steps;
 };
 
-Buffers take_buffers(const AttentionShape& shape, float* buffer) {
+template <typename E>
+Buffers<E> take_buffers(const AttentionShape& shape, float* buffer) {
   Arena arena{buffer};
-  const int64_t ld_k = round_up(shape.dim, column_multiple);
-  const int64_t ld_v = round_up(shape.dim_v, column_multiple);
+  const Sizes<E> sizes(shape);
+  const auto [ld_k, ld_v, columns_k, columns_v] = sizes;
   const int64_t chunk = shape.key_chunk;
-  return {ld_k,
-          ld_v,
-          arena.take(chunk * ld_k),
-          arena.take(chunk * ld_v),
-          arena.take(chunk * ld_k),
-          arena.take(chunk * ld_v),
-          arena.take(lane_count * ld_k),
-          arena.take(lane_count * ld_k),
-          arena.take(lane_count * ld_v),
-          arena.take(lane_count * ld_v),
+  return {sizes,
+          arena.take<E>(chunk * ld_k),
+          arena.take<E>(chunk * ld_v),
+          arena.take(chunk * columns_k),
+          arena.take(chunk * columns_v),
+          arena.take<E>(lane_count * ld_k),
+          arena.take<E>(lane_count * ld_k),
+          arena.take<E>(lane_count * ld_v),
+          arena.take<E>(lane_count * ld_v),
           arena.take(key_block * lane_count),
           arena.take(key_block * lane_count),
           arena.take(lane_count),
-          arena.take(lane_count)};
+          arena.take(lane_count),
+          arena.take<E>(words_of_steps<E>(chunk, columns_k)),
+          arena.take<E>(words_of_steps<E>(lane_count, columns_k)),
+          arena.take<E>(words_of_steps<E>(lane_count, columns_v)),
+          arena.take<E>(words_of_steps<E>(key_block, lane_count))};
 }
 
-template <typename T>
-void load_rows(const AttentionBackward<T>& at, const Lanes& lanes, const Buffers& to) {
+template <typename E>
+int64_t buffer_floats(const AttentionShape& shape) {
+  const auto [ld_k, ld_v, columns_k, columns_v] = Sizes<E>(shape);
+  const int64_t chunk = shape.key_chunk;
+  const int64_t rows = chunk * (ld_k + ld_v + columns_k + columns_v) +
+                       2 * lane_count * (ld_k + ld_v + key_block + 1);
+  const int64_t steps = words_of_steps<E>(chunk, columns_k) +
+                        words_of_steps<E>(lane_count, columns_k + columns_v) +
+                        words_of_steps<E>(key_block, lane_count);
+  return rows + steps;
+}
+
+template <typename E, typename T>
+void load_rows(const AttentionBackward<T>& at, const Lanes& lanes, Buffers<E>& to) {
   const AttentionShape& shape = at.shape;
-  pack_rows(at.q, lanes, shape.group, shape.dim, to.ld_k, shape.scale, to.queries);
-  pack_rows(at.d_out, lanes, shape.group, shape.dim_v, to.ld_v, 1, to.d_out);
-  transpose_rows(to.queries, to.ld_k, lanes.count, to.queries_t);
-  transpose_rows(to.d_out, to.ld_v, lanes.count, to.d_out_t);
+  const auto [ld_k, ld_v, columns_k, columns_v] = to.sizes;
+  pack_rows(at.q, lanes, shape.group, shape.dim, ld_k, scale_of_queries<E>(shape), to.queries);
+  pack_rows(at.d_out, lanes, shape.group, shape.dim_v, ld_v, 1, to.d_out);
+  transpose_rows(to.queries, ld_k, lanes.count, to.queries_t);
+  transpose_rows(to.d_out, ld_v, lanes.count, to.d_out_t);
+  to.queries_steps = to_steps(to.queries, ld_k, lanes.count, columns_k, to.queries_steps);
+  to.d_out_steps = to_steps(to.d_out, ld_v, lanes.count, columns_v, to.d_out_steps);
   for (int64_t lane = 0; lane < lanes.count; ++lane) {
     const int64_t row = lanes.row + lane;
     const int64_t at_row = row % shape.group * shape.seq_q + row / shape.group;
@@ -67,86 +106,108 @@ void load_rows(const AttentionBackward<T>& at, const Lanes& lanes, const Buffers
 }
 
 // From scores (q k) to probabilities, and from d_scores (gradients of probabilities) to gradients
-// of the scores; keys x lanes.
-template <bool masked, bool capped>
-void softmax_block(const AttentionShape& shape, const Lanes& lanes, const Buffers& at, int32_t key,
-                   int64_t count) {
-  for (int64_t j = 0; j < count; ++j) {
+// of the scores; keys x lanes. They take the place of what they come from.
+template <typename E, bool masked, bool capped>
+void softmax_block(const AttentionShape& shape, const Lanes& lanes, const Buffers<E>& at,
+                   int32_t key, int64_t count) {
+  const float scale = scale_of_scores<E>(shape);
+  for (int64_t j = 0; j < count; j += 2) {
     for (int64_t lane = 0; lane < lanes.count; lane += vec_width) {
-      vec& score = at_vec(at.scores + j * lane_count + lane);
-      vec& d_score = at_vec(at.d_scores + j * lane_count + lane);
-      vec slope{}, logit = score;
-      if (capped) {
-        logit = cap_score(score, shape.softcap);
-        slope = 1.0f - (logit / shape.softcap) * (logit / shape.softcap);
+      float* scores = at.scores + j * lane_count;
+      float* d_scores = at.d_scores + j * lane_count;
+      vec p[2], d_score[2];
+#pragma GCC unroll 2
+      for (int u = 0; u < 2; ++u) {
+        vec slope{}, logit = at_vec(scores + u * lane_count + lane) * scale;
+        if (capped) {
+          logit = cap_score(logit, shape.softcap);
+          slope = 1.0f - (logit / shape.softcap) * (logit / shape.softcap);
+        }
+        p[u] = exp_of_normal(logit - at_vec(at.lse + lane));
+        d_score[u] =
+            p[u] * (at_vec(d_scores + u * lane_count + lane) - at_vec(at.delta + lane));
+        if (capped) {
+          d_score[u] *= slope;
+        }
+        if (masked) {  // last: the lse of the lane may be NaN
+          const ivec seen = sees(lanes, lane, key + static_cast<int32_t>(j + u));
+          p[u] = seen ? p[u] : vec{};
+          d_score[u] = seen ? d_score[u] : vec{};
+        }
       }
-      score = exp_of_normal(logit - at_vec(at.lse + lane));
-      d_score = score * (d_score - at_vec(at.delta + lane));
-      if (capped) {
-        d_score *= slope;
-      }
-      if (masked) {  // last: the lse of the lane may be NaN
-        const ivec seen = sees(lanes, lane, key + static_cast<int32_t>(j));
-        score = seen ? score : vec{};
-        d_score = seen ? d_score : vec{};
+      store_rows(p, reinterpret_cast<E*>(scores) + steps_of<E>(lane));
+      store_rows(d_score, reinterpret_cast<E*>(d_scores) + steps_of<E>(lane));
+      if constexpr (is_paired<E>) {
+        store_steps(d_score, at.d_scores_steps + j / 2 * lane_count + lane);
       }
     }
   }
 }
 
-void backward_block(const AttentionShape& shape, const Lanes& lanes, const Buffers& at,
+template <typename E>
+void backward_block(const AttentionShape& shape, const Lanes& lanes, const Buffers<E>& at,
                     int64_t offset, int32_t key, int64_t count, float* d_q) {
-  const float* keys = at.keys + offset * at.ld_k;
-  const float* values = at.values + offset * at.ld_v;
+  const auto [ld_k, ld_v, columns_k, columns_v] = at.sizes;
   const int64_t rows = round_up(count, row_multiple);
-  gemm<Start::zero>({keys, at.ld_k, 1}, at.queries_t, lane_count, at.scores, lane_count, rows,
-                    lanes.count, shape.dim);
-  gemm<Start::zero>({values, at.ld_v, 1}, at.d_out_t, lane_count, at.d_scores, lane_count, rows,
-                    lanes.count, shape.dim_v);
+  gemm<Start::zero>(Factor<E>{at.keys + offset * ld_k, ld_k, 1}, at.queries_t, lane_count,
+                    at.scores, lane_count, rows, lanes.count, steps_of<E>(shape.dim));
+  gemm<Start::zero>(Factor<E>{at.values + offset * ld_v, ld_v, 1}, at.d_out_t, lane_count,
+                    at.d_scores, lane_count, rows, lanes.count, steps_of<E>(shape.dim_v));
   const bool masked = is_partial(lanes, key, count), capped = shape.softcap != 0;
-  const auto softmax = masked ? capped ? softmax_block<true, true> : softmax_block<true, false>
-                       : capped ? softmax_block<false, true>
-                                : softmax_block<false, false>;
+  const auto softmax =
+      masked ? capped ? softmax_block<E, true, true> : softmax_block<E, true, false>
+      : capped ? softmax_block<E, false, true>
+               : softmax_block<E, false, false>;
   softmax(shape, lanes, at, key, rows);
-  gemm<Start::output>({at.scores, lane_count, 1}, at.d_out, at.ld_v,
-                      at.d_values + offset * at.ld_v, at.ld_v, rows, at.ld_v, lanes.count);
-  gemm<Start::output>({at.d_scores, lane_count, 1}, at.queries, at.ld_k,
-                      at.d_keys + offset * at.ld_k, at.ld_k, rows, at.ld_k, lanes.count);
-  gemm<Start::output>({at.d_scores, 1, lane_count}, keys, at.ld_k, d_q, at.ld_k,
-                      round_up(lanes.rows, row_multiple), at.ld_k, rows);
+  const auto* p = reinterpret_cast<const E*>(at.scores);
+  const auto* d_scores = reinterpret_cast<const E*>(at.d_scores);
+  const E* d_scores_steps = is_paired<E> ? at.d_scores_steps : d_scores;
+  gemm<Start::output>(Factor<E>{p, lane_count, 1}, at.d_out_steps, columns_v,
+                      at.d_values + offset * columns_v, columns_v, rows, columns_v,
+                      steps_of<E>(lanes.count));
+  gemm<Start::output>(Factor<E>{d_scores, lane_count, 1}, at.queries_steps, columns_k,
+                      at.d_keys + offset * columns_k, columns_k, rows, columns_k,
+                      steps_of<E>(lanes.count));
+  gemm<Start::output>(Factor<E>{d_scores_steps, 1, lane_count},
+                      at.keys_steps + steps_of<E>(offset) * columns_k, columns_k, d_q, columns_k,
+                      round_up(lanes.rows, row_multiple), columns_k, steps_of<E>(rows));
 }
 
 template <typename T>
 void store_keys(const float* from, int64_t ld, int64_t count, int64_t dim, const HeadView<T>& view,
-                int64_t key) {
+                int64_t key, float factor) {
   for (int64_t j = 0; j < count; ++j, from += ld) {
     T* to = view.data + (key + j) * view.stride;
 #pragma omp simd
     for (int64_t d = 0; d < dim; ++d) {
-      store(to[d], from[d]);
+      store(to[d], from[d] * factor);
     }
   }
 }
 
 }  // namespace
 
+template <typename T>
 int64_t attention_backward_buffer(const AttentionShape& shape) {
-  const int64_t ld = round_up(shape.dim, column_multiple) + round_up(shape.dim_v, column_multiple);
-  return 2 * (shape.key_chunk + lane_count) * ld + 2 * lane_count * (key_block + 1);
+  return buffer_floats<typename Operand<T>::type>(shape);
 }
 
 template <typename T>
 void attention_backward(const AttentionBackward<T>& at, int64_t key, float* d_q, float* buffer) {
+  using E = typename Operand<T>::type;
   const AttentionShape& shape = at.shape;
-  const Buffers buffers = take_buffers(shape, buffer);
-  const int64_t ld_k = buffers.ld_k, ld_v = buffers.ld_v, rows = shape.seq_q * shape.group;
+  Buffers<E> buffers = take_buffers<E>(shape, buffer);
+  const auto [ld_k, ld_v, columns_k, columns_v] = buffers.sizes;
+  const int64_t rows = shape.seq_q * shape.group;
   const int64_t stop = key + shape.key_chunk < shape.seq_k ? key + shape.key_chunk : shape.seq_k;
   pack_keys(at.k, key, stop - key, shape.dim, ld_k, buffers.keys);
   pack_keys(at.v, key, stop - key, shape.dim_v, ld_v, buffers.values);
-  for (int64_t i = 0; i < shape.key_chunk * ld_k; ++i) {
+  buffers.keys_steps = to_steps(buffers.keys, ld_k, round_up(stop - key, row_multiple), columns_k,
+                                buffers.keys_steps);
+  for (int64_t i = 0; i < shape.key_chunk * columns_k; ++i) {
     buffers.d_keys[i] = 0;
   }
-  for (int64_t i = 0; i < shape.key_chunk * ld_v; ++i) {
+  for (int64_t i = 0; i < shape.key_chunk * columns_v; ++i) {
     buffers.d_values[i] = 0;
   }
   for (int64_t row = 0; row < rows; row += lane_count) {
@@ -160,11 +221,12 @@ void attention_backward(const AttentionBackward<T>& at, int64_t key, float* d_q,
     for (int64_t block = from; block < until; block += key_block) {
       const int64_t count = until - block < key_block ? until - block : key_block;
       backward_block(shape, lanes, buffers, block - key, static_cast<int32_t>(block), count,
-                     d_q + row * ld_k);
+                     d_q + row * columns_k);
     }
   }
-  store_keys(buffers.d_keys, ld_k, stop - key, shape.dim, at.d_k, key);
-  store_keys(buffers.d_values, ld_v, stop - key, shape.dim_v, at.d_v, key);
+  store_keys(buffers.d_keys, columns_k, stop - key, shape.dim, at.d_k, key,
+             scale_of_scores<E>(shape));
+  store_keys(buffers.d_values, columns_v, stop - key, shape.dim_v, at.d_v, key, 1);
 }
 
 template <typename T>
@@ -208,6 +270,7 @@ float attention_delta(const AttentionDelta<T>& at, float sink) {
 }
 
 #define MEGAFM_INSTANTIATE(T)                                                                 \
+  template int64_t attention_backward_buffer<T>(const AttentionShape&);                       \
   template void attention_backward(const AttentionBackward<T>&, int64_t, float*, float*);     \
   template void attention_sum_parts(const AttentionShape&, float*, int64_t, int64_t,    \
                                     const RowsView<T>&, int64_t, int64_t);                    \

@@ -6,28 +6,22 @@
 #pragma once
 
 #include "cpu/attention.h"
-#include "cpu/gemm_tile.h"
+#include "cpu/attention_operand.h"
 #include "cpu/transpose_tile.h"
 #include "cpu/vector_math.h"
 
 namespace megafm::cpu::MEGAFM_ISA {
 
-static inline vec& at_vec(float* data) {
-  return *reinterpret_cast<vec*>(data);
-}
-
-static inline const vec& at_vec(const float* data) {
-  return *reinterpret_cast<const vec*>(data);
-}
-
 // Hands out parts of a buffer, each aligned to vectors.
 struct Arena {
   float* next;
 
-  float* take(int64_t floats) {
+  template <typename E = float>
+  E* take(int64_t count) {
+    static_assert(sizeof(E) == sizeof(float));
     float* part = next;
-    next += round_up(floats, column_multiple);
-    return part;
+    next += round_up(count, column_multiple);
+    return reinterpret_cast<E*>(part);
   }
 };
 
@@ -79,45 +73,33 @@ static inline T* row_data(const RowsView<T>& view, int64_t row, int64_t group) {
   return view.data + row / group * view.position + row % group * view.head;
 }
 
-// count keys from `begin` as floats, ld apart; zeros up to ld and to a multiple of rows.
-template <typename T>
+// count keys from `begin`, ld apart; zeros up to ld and to a multiple of rows.
+template <typename T, typename E>
 static void pack_keys(const HeadView<const T>& view, int64_t begin, int64_t count, int64_t dim,
-                      int64_t ld, float* to) {
+                      int64_t ld, E* to) {
   for (int64_t j = 0; j < round_up(count, row_multiple); ++j, to += ld) {
-    const int64_t used = j < count ? dim : 0;
-    const T* from = view.data + (begin + j) * view.stride;
-#pragma omp simd
-    for (int64_t d = 0; d < used; ++d) {
-      to[d] = load(from[d]);
-    }
-    for (int64_t d = used; d < ld; ++d) {
-      to[d] = 0;
-    }
+    pack_row(view.data + (begin + j) * view.stride, j < count ? dim : 0, ld, 1, to);
   }
 }
 
-// The rows of `lanes` times `factor`, lanes x ld, zeros beyond.
-template <typename T>
+// The rows of `lanes`, floats times `factor`, lanes x ld, zeros beyond.
+template <typename T, typename E>
 static void pack_rows(const RowsView<const T>& view, const Lanes& lanes, int64_t group, int64_t dim,
-                      int64_t ld, float factor, float* to) {
+                      int64_t ld, float factor, E* to) {
   for (int64_t lane = 0; lane < lanes.count; ++lane, to += ld) {
     const int64_t used = lane < lanes.rows ? dim : 0;
-    const T* from = used == 0 ? nullptr : row_data(view, lanes.row + lane, group);
-#pragma omp simd
-    for (int64_t d = 0; d < used; ++d) {
-      to[d] = load(from[d]) * factor;
-    }
-    for (int64_t d = used; d < ld; ++d) {
-      to[d] = 0;
-    }
+    pack_row(used == 0 ? nullptr : row_data(view, lanes.row + lane, group), used, ld, factor, to);
   }
 }
 
 // Packed rows (lanes x ld) to columns (ld x lanes, lane_count apart).
-static void transpose_rows(const float* rows, int64_t ld, int64_t lanes, float* to) {
+template <typename E>
+static void transpose_rows(const E* rows, int64_t ld, int64_t lanes, E* to) {
+  const auto* from = reinterpret_cast<const float*>(rows);
   for (int64_t lane = 0; lane < lanes; lane += vec_width) {
     for (int64_t d = 0; d < ld; d += vec_width) {
-      transpose_tile(rows + lane * ld + d, ld, to + d * lane_count + lane, lane_count);
+      transpose_tile(from + lane * ld + d, ld,
+                     reinterpret_cast<float*>(to) + d * lane_count + lane, lane_count);
     }
   }
 }

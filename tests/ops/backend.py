@@ -14,7 +14,7 @@ from megafm.ops import _library
 needs_library = pytest.mark.skipif(
     _library.library_missing() is not None, reason=f"{_library.library_missing()}: make setup"
 )
-ISAS = ("plain", "avx2", "avx512")
+ISAS = ("plain", "avx2", "avx512", "avx512bf16")
 CPU = [pytest.param(f"cpu-{isa}", marks=needs_library) for isa in ISAS]
 
 

@@ -146,11 +146,9 @@ def problems(draw: st.DrawFn) -> tuple[tuple[int, ...], dict[str, Any]]:
     return (batch, kv_heads, group, seq_q, seq_k, *dims), options
 
 
-@given(problems(), st.booleans())
-@settings(max_examples=60, deadline=None, derandomize=True)
-def test_equals_the_reference_for_any_options_and_shape(
+def make_problem(
     problem: tuple[tuple[int, ...], dict[str, Any]], sinks: bool
-) -> None:
+) -> tuple[list[torch.Tensor], dict[str, Any]]:
     (batch, kv_heads, group, seq_q, seq_k, dim, dim_v), options = problem
     torch.manual_seed(0)
     q, k = (
@@ -158,18 +156,49 @@ def test_equals_the_reference_for_any_options_and_shape(
         torch.randn(batch, seq_k, kv_heads, dim),
     )
     tensors = [q, k, torch.randn(batch, seq_k, kv_heads, dim_v)]
-    tensors += [torch.randn(kv_heads * group)] if sinks else []
+    return tensors + ([torch.randn(kv_heads * group)] if sinks else []), options
+
+
+@given(problems(), st.booleans())
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_equals_the_reference_for_any_options_and_shape(
+    problem: tuple[tuple[int, ...], dict[str, Any]], sinks: bool
+) -> None:
+    tensors, options = make_problem(problem, sinks)
     found = outputs_and_gradients(with_backend("cpu", options), tensors, torch.float32)
     right = outputs_and_gradients(with_backend("reference", options), tensors, torch.float64)
     for ours, theirs in zip(found, right, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+@given(problems(), st.booleans())
+@settings(max_examples=30, deadline=None, derandomize=True)
+def test_error_rule_of_bf16_for_any_options_and_shape(
+    problem: tuple[tuple[int, ...], dict[str, Any]], sinks: bool
+) -> None:
+    tensors, options = make_problem(problem, sinks)
+    plain = with_backend("reference", options)
+    assert_error_rule(with_backend("cpu", options), plain, tensors, torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", ["grouped_odd", "window", "softcap", "wide_heads"])
+def test_lse_of_bf16_is_as_exact_as_that_of_floats(isa: str, name: str) -> None:
+    tensors, options = make_large(name)
+    q, k, v = (x.bfloat16() for x in tensors)
+    options = {**options, "scale": 0.3, "return_lse": True}
+    _, lse = with_backend("cpu", options)(q, k, v)
+    _, exact = with_backend("reference", options)(q.double(), k.double(), v.double())
+    torch.testing.assert_close(lse.double(), exact.double(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=["fp32", "bf16"])
 @pytest.mark.parametrize("name", ["causal", "one_head_of_many_keys"])
-def test_the_same_bits_on_every_run_and_any_number_of_threads(cpu: None, name: str) -> None:
+def test_the_same_bits_on_every_run_and_any_number_of_threads(
+    cpu: None, name: str, dtype: torch.dtype
+) -> None:
     tensors, options = make_large(name)
     attend = with_backend("cpu", {**options, "return_lse": True})
-    assert_same_bits(lambda: outputs_and_gradients(attend, tensors, torch.float32))
+    assert_same_bits(lambda: outputs_and_gradients(attend, tensors, dtype))
 
 
 def test_takes_views_as_they_lie(cpu: None) -> None:
@@ -204,12 +233,14 @@ def test_memory_does_not_grow_with_the_square_of_the_sequence(cpu: None) -> None
     assert peak() - before < seq * seq  # a byte a score; the tensors take 1/50 of it
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=["fp32", "bf16"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["q", "k", "v"])
 def test_what_is_not_finite_reaches_the_queries_that_see_it(
-    isa: str, place: int, bad: float
+    isa: str, place: int, bad: float, dtype: torch.dtype
 ) -> None:
     tensors, options = make_large("causal")
+    tensors = [x.to(dtype) for x in tensors]
     clean = ops.attention(*tensors, **options)
     tensors[place][0, 100, 0, 3] = bad
     out = ops.attention(*tensors, **options)
@@ -221,13 +252,14 @@ def test_what_is_not_finite_reaches_the_queries_that_see_it(
         assert torch.equal(out[0, :100], clean[0, :100])
 
 
-def test_queries_that_see_no_key(isa: str) -> None:
-    q, k, v = (torch.randn(1, n, 2, 4, requires_grad=True) for n in (5, 3, 3))
+@pytest.mark.parametrize("dtype", DTYPES, ids=["fp32", "bf16"])
+def test_queries_that_see_no_key(isa: str, dtype: torch.dtype) -> None:
+    q, k, v = (torch.randn(1, n, 2, 4, dtype=dtype, requires_grad=True) for n in (5, 3, 3))
     out, lse = ops.attention(q, k, v, return_lse=True)
-    assert torch.equal(out[:, :2], torch.zeros(1, 2, 2, 4))
+    assert torch.equal(out[:, :2], torch.zeros(1, 2, 2, 4, dtype=dtype))
     assert torch.equal(lse[..., :2], torch.full((1, 2, 2), -math.inf))
     gradients = torch.autograd.grad(out.sum(), (q, k, v))
-    assert torch.equal(gradients[0][:, :2], torch.zeros(1, 2, 2, 4))
+    assert torch.equal(gradients[0][:, :2], torch.zeros(1, 2, 2, 4, dtype=dtype))
     assert all(x.isfinite().all() for x in gradients)
 
 

@@ -12,6 +12,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
@@ -64,7 +65,9 @@ class ParallelConfig:
                 "what the world leaves; set parallel.dp_replicate=1"
             )
         if not self.timeout_s > 0:
-            raise ValueError(f"parallel.timeout_s={self.timeout_s}: must be above 0")
+            raise ValueError(
+                f"parallel.timeout_s={self.timeout_s}: must be above 0; set parallel.timeout_s=600"
+            )
         if self.zero not in (1, 2, 3):
             raise ValueError(f"parallel.zero={self.zero}: set parallel.zero=1, 2 or 3")
         if self.pipeline_schedule not in SCHEDULES:
@@ -88,7 +91,8 @@ class ParallelConfig:
 
     @property
     def stages_per_rank(self) -> int:
-        return self.pipeline_stages_per_rank or self.schedule.stages_per_rank
+        given = self.pipeline_stages_per_rank
+        return self.schedule.stages_per_rank if given is None else given
 
 
 class MoeShape(Protocol):
@@ -134,9 +138,10 @@ def resolve_layout(
     pp_sizes = _check_pp(parallel, model.num_layers)
     parallel = _fill(parallel, world_size, {"pp": pp_sizes, "cp": cp_sizes, "tp": tp_sizes})
     if parallel.zero == 1 and parallel.dp_shard * parallel.cp == 1 and world_size > 1:
+        remedy = "parallel.dp_replicate=1 and parallel.dp_shard=-1 or "
         raise ValueError(
             "parallel.zero=1: shards the optimizer state over parallel.dp_shard=1 ranks; "
-            "set parallel.dp_replicate=1 and parallel.dp_shard=-1"
+            f"set {remedy if parallel.dp_replicate > 1 else ''}parallel.zero=3"
         )
     if parallel.zero == 1 and parallel.tp > 1:
         raise ValueError(
@@ -154,6 +159,13 @@ def resolve_layout(
         raise ValueError(
             f"parallel.zero=1: needs one backward pass a step, parallel.pp={parallel.pp} has one "
             "for each microbatch; set parallel.zero=2"
+        )
+    splits_backward = parallel.pp > 1 and parallel.schedule.splits_backward
+    if splits_backward and torch.__version__ < "2.12":  # a TorchVersion
+        raise ValueError(
+            f"parallel.pipeline_schedule={parallel.pipeline_schedule}: torch {torch.__version__} "
+            "gives wrong gradients of weights whose op has several outputs; install torch 2.12 or "
+            "set parallel.pipeline_schedule=Interleaved1F1B"
         )
     if (
         parallel.zero == 3
@@ -334,9 +346,11 @@ def _check_ep(parallel: ParallelConfig, model: ModelShape) -> None:
         why = f"model.moe.num_experts={num_experts}"
         raise ValueError(f"parallel.ep={ep}: does not divide {why}; {remedy}")
     if ranks % ep:
+        if ranks * parallel.dp_replicate % ep == 0:
+            remedy += " or parallel.dp_replicate=1 parallel.dp_shard=-1"
         raise ValueError(
             f"parallel.ep={ep}: does not divide dp_shard x cp x tp={ranks}, the ranks it regroups; "
-            f"{remedy}" + (" or parallel.dp_replicate=1 parallel.dp_shard=-1" if ranks == 1 else "")
+            f"{remedy}"
         )
 
 

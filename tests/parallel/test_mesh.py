@@ -3,9 +3,12 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
+from torch.torch_version import TorchVersion
 
 from megafm.model import ModelConfig, MoeConfig
 from megafm.parallel.mesh import ParallelConfig, check_micro_batches, resolve_layout
+from megafm.parallel.stages import SCHEDULES
 
 MODEL = ModelConfig(num_heads=8, num_kv_heads=4, num_layers=6, vocab_size=512, ffn_dim=256)
 SEQ_LEN = 64
@@ -64,6 +67,7 @@ def test_minus_one_takes_what_the_world_leaves() -> None:
             ["zero=3: parallel.pipeline_schedule=ZBVZeroBubble", "zero=2 or", "Interleaved1F1B"],
         ),
         (ParallelConfig(zero=1), 2, ["zero=1", "dp_shard=1", "set parallel.dp_replicate=1"]),
+        (ParallelConfig(tp=2, zero=1), 2, ["over parallel.dp_shard=1 ranks; set parallel.zero=3"]),
         (ParallelConfig(dp_replicate=4), 1, ["dp_replicate=4", "has 1", "--nproc-per-node 4"]),
     ],
 )
@@ -134,6 +138,7 @@ def test_a_way_of_attention_without_effect_warns() -> None:
         (ParallelConfig(dp_shard=4, ep=4), 6, ["model.moe.num_experts=6", "set parallel.ep=2"]),
         (ParallelConfig(dp_shard=4, ep=3), 6, ["ep=3", "x tp=4", "set parallel.ep=2"]),
         (ParallelConfig(ep=2), 8, ["x tp=1", "parallel.ep=1 or parallel.dp_replicate=1 para"]),
+        (ParallelConfig(tp=2, ep=4), 8, ["x tp=2", "ep=2 or parallel.dp_replicate=1 parallel"]),
         (ParallelConfig(pp=2, dp_shard=2, ep=2), 8, ["parallel.pp=2: not with parallel.ep=2"]),
         (ParallelConfig(dp_shard=4, zero=1, ep=2), 8, ["zero=1", "ep=2", "set parallel.zero=2"]),
     ],
@@ -185,11 +190,25 @@ def test_microbatches_that_a_schedule_cannot_order_are_refused(
 
 
 def test_stages_per_rank_that_a_schedule_does_not_have_are_refused() -> None:
-    for schedule, asked in (("1F1B", 2), ("DualPipeV", 3), ("Interleaved1F1B", 1)):
+    for schedule, asked in (("1F1B", 2), ("DualPipeV", 3), ("Interleaved1F1B", 1), ("1F1B", 0)):
         with pytest.raises(ValueError, match=f"stages_per_rank={asked}: .*=?{schedule} has"):
             ParallelConfig(pp=2, pipeline_schedule=schedule, pipeline_stages_per_rank=asked)
     with pytest.raises(ValueError, match=r"pipeline_schedule=gpipe: set one of 1F1B, Inter"):
         ParallelConfig(pp=2, pipeline_schedule="gpipe")
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_schedules_that_split_the_backward_pass_need_a_torch_that_does_it_right(
+    schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parallel = ParallelConfig(pp=2, pipeline_schedule=schedule)
+    assert resolve_layout(parallel, 2, MODEL, SEQ_LEN).pp == 2
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.11.0"))
+    if SCHEDULES[schedule].splits_backward:
+        with pytest.raises(ValueError, match=f"={schedule}: torch 2.11.0 .*set .*=Interleaved1F1B"):
+            resolve_layout(parallel, 2, MODEL, SEQ_LEN)
+    else:
+        assert resolve_layout(parallel, 2, MODEL, SEQ_LEN).pp == 2
 
 
 def test_a_schedule_without_a_pipeline_warns() -> None:

@@ -54,10 +54,11 @@ def test_each_schedule_has_its_stages_where_torch_expects_them() -> None:
     }
 
 
-# Five layers: no schedule has the same number in each stage.
+# Five layers: no schedule has the same number in each stage. In float32 the ops have kernels with
+# several outputs, which torch's split backward passes have got wrong.
 CASES = {
     name: replace(parity.CASES[name], model=replace(parity.CASES[name].model, num_layers=5))
-    for name in ("tied_fp64", "moe_fp64", "packed_fp64")
+    for name in ("tied_fp64", "tied_fp32", "moe_fp64", "packed_fp64")
 }
 CASES["moe_fp64"] = replace(CASES["moe_fp64"], num_steps=2)
 CASES["packed_fp64"] = replace(

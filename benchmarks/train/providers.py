@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.train.decoder import PlainDecoder
-from megafm.model import ModelConfig, build
-from megafm.train.loss import Loss
+from megafm.model import Decoder, ModelConfig, build
 
 OURS = "megafm"
 COMPILED = " compiled"  # ends the name of a provider that torch.compile is given
@@ -64,16 +63,16 @@ class FromLogits(nn.Module):
 class Mean(nn.Module):
     """Our loss, a sum, over the number of this rank's tokens."""
 
-    def __init__(self, loss: nn.Module) -> None:
+    def __init__(self, model: Decoder) -> None:
         super().__init__()
-        self.loss = loss
+        self.model = model
 
     def forward(self, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return self.loss(tokens, targets) / targets.numel()
+        return self.model.loss(tokens, targets) / targets.numel()
 
 
 def megafm(size: Size) -> nn.Module:
-    return Mean(Loss(build(size.model)))
+    return Mean(build(size.model))
 
 
 def nano_gpt(size: Size) -> nn.Module:

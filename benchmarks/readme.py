@@ -21,6 +21,7 @@ def filled(text: str) -> str:
         "results": quickstart_table(),
         "ops": ops_table(),
         "train": train_table(),
+        "scaling": scaling_table(),
     }
     for name, content in parts.items():
         begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
@@ -74,8 +75,8 @@ def _cells(result: dict[str, Any]) -> list[str]:
 def ops_table() -> str:
     """Per op, dtype and number of threads: the best peer's time over ours, against the bar."""
     rows = [
-        "| op, both passes | threads | best peer / ours: least, median, most | bar | met |",
-        "|---|---|---|---|---|",
+        "| op, both passes | threads | clock | best peer / ours: least, median, most | bar | met |",
+        "|---|---|---|---|---|---|",
     ]
     results = [json.loads(path.read_text(encoding="utf-8")) for path in _results("ops")]
     for result in results:
@@ -89,14 +90,16 @@ def ops_table() -> str:
             met = sum(case["ratio"] >= case["bar"] for case in cases)
             bar = f"{cases[0]['bar']:.2f}"
             name = f"`{result['op']}` {dtype}"
-            rows.append(f"| {name} | {threads} | {middle} | {bar} | {met} of {len(cases)} shapes |")
+            met_of = f"{met} of {len(cases)} shapes"
+            rows.append(f"| {name} | {threads} | {result['clock']} | {middle} | {bar} | {met_of} |")
     where = f"{results[0]['hardware']['device']}, torch {results[0]['versions']['torch']}"
     return (
         "\n".join(rows)
         + f"\n\nOn {where}. The best peer is the fastest of torch eager and torch.compile, under "
         "glibc's allocator as it comes and tuned to keep freed memory; ours is measured under the "
-        f"tuned one, which megafm's jobs set. Clock: {results[0].get('clock', 'wall')}. "
-        "From `benchmarks/results/ops/*.json`, which hold every shape, provider and quantile."
+        "tuned one, which megafm's jobs set. The clock is the wall's, or, where others used the "
+        "machine, the process's own CPU time. From `benchmarks/results/ops/*.json`, which hold "
+        "every shape, provider and quantile."
     )
 
 
@@ -118,6 +121,27 @@ def train_table() -> str:
     return "\n".join(rows) + (
         f"\n\nEach at its better layout (threads or ranks). Peers: {', '.join(peers)}. "
         f"From `{path.relative_to(ROOT)}`."
+    )
+
+
+def scaling_table() -> str:
+    """What two ranks of one core each make of every layout, against one rank."""
+    (path,) = _results("parallel")
+    result = json.loads(path.read_text(encoding="utf-8"))
+    rows = [
+        "| two ranks as | tokens/s | times one rank | communication |",
+        "|---|---|---|---|",
+    ]
+    for case in result["cases"]:
+        share = case["communication_share"]
+        spent = "" if share is None else f"{share:.0%}"
+        speed = f"{case['tokens_per_s']:,} | {case['times_one_rank']:.2f}"
+        rows.append(f"| {case['variant']} | {speed} | {spent} |")
+    return "\n".join(rows) + (
+        "\n\n`one` is one rank, the other core idle; `apart` two that never talk. Data-parallel "
+        "ranks take a batch each, the others share one; what is lost against `apart` is counted "
+        "as communication, for tp with its narrower products, for pp with its bubble. "
+        f"On {result['hardware']['device']}, from `{path.relative_to(ROOT)}`."
     )
 
 

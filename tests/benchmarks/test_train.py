@@ -50,7 +50,7 @@ def test_providers_train_one_model(name: str, monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_plain_decoder_computes_what_ours_does() -> None:
     ours, plain = make(OURS, QUICK), make("nanoGPT-style", QUICK)
-    decoder = ours.loss.model
+    decoder = ours.model
     with torch.no_grad():
         plain.embedding.weight.copy_(decoder.embedding.weight)
         plain.head.weight.copy_(decoder.head.weight)

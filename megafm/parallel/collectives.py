@@ -25,6 +25,11 @@ import torch.distributed as dist
 _c10d = torch.ops._c10d_functional
 
 
+def named_group(name: str) -> dist.ProcessGroup:
+    """The group that an op of torch's dispatcher is given by name."""
+    return dist.distributed_c10d._resolve_process_group(cast(Any, name))
+
+
 def all_gather(x: torch.Tensor, dim: int, group: dist.ProcessGroup) -> torch.Tensor:
     return cast(torch.Tensor, _AllGather.apply(x, dim, group))
 

@@ -397,7 +397,7 @@ def _fill(
         if works and name != free:
             remedies.append(_nearest(name, sizes[name], works))
     enough = fixed if free is None else max(fixed, world_size // fixed * fixed)
-    remedies.append(f"start `torchrun --nproc-per-node {enough}`")
+    remedies.append(f"start `torchrun --nproc-per-node {enough}` (plan: world_size={enough})")
     raise ValueError(
         f"parallel {product or 'with every axis 1'}: needs "
         f"{f'{fixed} ranks' if free is None else f'a multiple of {fixed} ranks'}, the world has "

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from megafm import ops
-from megafm.parallel.collectives import Rotating
+from megafm.parallel.collectives import Rotating, named_group
 from megafm.parallel.zigzag import Block, blocks
 
 
@@ -51,7 +51,7 @@ def forward(
     group_name: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What the op megafm::ring_attention does: out, and lse (B, H, T)."""
-    group = _group(group_name)
+    group = named_group(group_name)
     wide = torch.promote_types(q.dtype, torch.float32)
     out = torch.zeros_like(q, dtype=wide)
     lse = out.new_full((q.shape[0], q.shape[2], q.shape[1]), -math.inf)  # (B, H, T)
@@ -72,7 +72,7 @@ def _backward(
 ) -> tuple[torch.Tensor | None, ...]:
     """Gradients of k and v follow them round the ring, and in one more step come home."""
     q, k, v, out, lse = ctx.saved_tensors
-    group = _group(ctx.group_name)
+    group = named_group(ctx.group_name)
     wide = lse.dtype
     d_q = torch.zeros_like(q, dtype=wide)
     kv = torch.stack((k, v))
@@ -96,10 +96,6 @@ def _backward(
     assert behind is not None
     d_k, d_v = behind.wait().to(k.dtype)
     return d_q.to(q.dtype), d_k, d_v, None, None, None
-
-
-def _group(name: str) -> dist.ProcessGroup:
-    return dist.distributed_c10d._resolve_process_group(cast(Any, name))
 
 
 def _blocks_of_step(

@@ -34,7 +34,7 @@ class PlanJob(TrainJob):
         if not self.dry_run:
             raise ValueError("dry_run=false: there is no other plan yet; set dry_run=true")
         if self.world_size is not None and self.world_size < 1:
-            raise ValueError(f"world_size={self.world_size}: must be at least 1")
+            raise ValueError(f"world_size={self.world_size}: must be at least 1; set world_size=8")
         if not self.ranks:
             raise ValueError("rank=[]: no rank; set rank=0, or a list as rank=[0,1]")
         if self.model.moe is not None:

@@ -5,33 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from megafm.files import atomic_open
 from megafm.plan.memory import CATEGORIES
 from megafm.plan.report import RankReport, size
 from megafm.plan.step import Observed
-from megafm.report.figure import INK, SOFT
+from megafm.report.figure import INK, SOFT, picture
 
 COLOURS = ("#2f6fde", "#7aa5ee", "#d9622b", "#8d6fc2", "#f0b45c", "#a9afb8")  # of CATEGORIES
 NUM_POINTS = 1500  # more than the picture has room for
 
 
 def write_figure(observed: Observed, report: RankReport, path: Path) -> None:
-    """1200 x 450 pixels."""
-    style: dict[Any, Any] = {"font.size": 10, "font.family": "DejaVu Sans", "text.color": INK}
-    style |= {"axes.labelcolor": SOFT, "xtick.color": SOFT, "ytick.color": SOFT}
-    with matplotlib.rc_context(style):
-        layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
-        figure = Figure(figsize=(12, 4.5), dpi=100, layout=layout, facecolor="white")
-        FigureCanvasAgg(figure)
+    with picture(path) as figure:
         _draw(observed, report, figure.subplots())
-        with atomic_open(path) as out:
-            figure.savefig(out, format="png")
 
 
 def _draw(observed: Observed, report: RankReport, axes: Any) -> None:

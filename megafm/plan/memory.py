@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -78,8 +79,7 @@ class MemoryTrace(TorchDispatchMode):
         return changes.cumsum(axis=0)
 
     def __enter__(self) -> MemoryTrace:
-        self._resize: Callable[..., Any] = torch.UntypedStorage.resize_
-        trace, resize = self, self._resize
+        trace, resize = self, torch.UntypedStorage.resize_
 
         def recorded(storage: torch.UntypedStorage, size: int) -> Any:
             result = resize(storage, size)
@@ -87,7 +87,8 @@ class MemoryTrace(TorchDispatchMode):
             return result
 
         # FSDP2 frees gathered parameters and takes memory for them by this, not by an op.
-        torch.UntypedStorage.resize_ = recorded  # type: ignore[assignment,method-assign]
+        self._patch = mock.patch.object(torch.UntypedStorage, "resize_", recorded)
+        self._patch.start()
         self._recording = True
         super().__enter__()
         return self
@@ -95,7 +96,7 @@ class MemoryTrace(TorchDispatchMode):
     def __exit__(self, *exception: Any) -> None:
         super().__exit__(*exception)
         self._recording = False
-        torch.UntypedStorage.resize_ = self._resize  # type: ignore[method-assign]
+        self._patch.stop()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if takes_wrapped(types):

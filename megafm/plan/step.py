@@ -13,10 +13,9 @@ from megafm.parallel.mesh import ParallelConfig, data_share
 from megafm.plan.dispatch import Opened
 from megafm.plan.memory import CATEGORIES, MemoryTrace
 from megafm.plan.traffic import Moved, Traffic
-from megafm.train.assemble import assemble
 from megafm.train.config import TrainJob
 from megafm.train.loop import train_step
-from megafm.train.run import Training
+from megafm.train.run import Training, assembled
 from megafm.train.stop import StopSignal
 
 
@@ -80,20 +79,7 @@ def observe_step(
         seed: of the weights; None leaves them as allocated.
     """
     with MemoryTrace(device) as trace:
-        assembly = assemble(
-            job.model,
-            job.optim,
-            parallel,
-            mesh,
-            device=device,
-            precision=precision,
-            recomputed=job.train.recomputed,
-            seq_len=job.train.seq_len,
-            seed=seed,
-        )
-        training = Rehearsal(
-            **vars(assembly), job=job, device=device, precision=precision, mesh=mesh
-        )
+        training = Rehearsal(**assembled(job, device, precision, parallel, mesh, seed=seed))
         training.optimizer.init_state()
         first = len(trace.events)
         _follow(training, trace)

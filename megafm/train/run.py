@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import dataclasses
 import fcntl
@@ -43,7 +44,7 @@ LOCK = ".lock"  # in the run folder: see _only_writer
 
 
 @dataclasses.dataclass(kw_only=True)
-class Training(Assembly):
+class Training(Assembly, abc.ABC):
     """What a training step reads and changes.
 
     Attributes:
@@ -66,9 +67,9 @@ class Training(Assembly):
     def flops_per_token(self) -> float:
         return flops_per_token(self.job.model, self.job.train.seq_len)
 
+    @abc.abstractmethod
     def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         """This rank's share of the next global batch: tokens and targets, (batch, seq) int64."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -255,24 +256,9 @@ def _build(
             f"model.vocab_size={job.model.vocab_size}: smaller than the tokenizer's "
             f"{tokenizer.vocab_size}; set model.vocab_size={tokenizer.vocab_size}"
         )
-    assembly = assemble(
-        job.model,
-        job.optim,
-        parallel,
-        mesh,
-        device=device,
-        precision=precision,
-        recomputed=job.train.recomputed,
-        seq_len=job.train.seq_len,
-        seed=job.train.seed,
-    )
     folder = Path(job.data.dir)
     run = Run(
-        **vars(assembly),
-        job=job,
-        device=device,
-        precision=precision,
-        mesh=mesh,
+        **assembled(job, device, precision, parallel, mesh, seed=job.train.seed),
         windows=TokenWindows(folder / "train", job.train.seq_len, job.train.seed),
         validation=TokenWindows(folder / "validation", job.train.seq_len, 0, shuffle=False),
         token_bytes=torch.from_numpy(tokenizer.token_bytes()),
@@ -282,6 +268,31 @@ def _build(
     )
     _resume(run)
     return run
+
+
+def assembled(
+    job: TrainJob,
+    device: torch.device,
+    precision: torch.dtype,
+    parallel: ParallelConfig,
+    mesh: DeviceMesh | None,
+    *,
+    seed: int | None,
+) -> dict[str, Any]:
+    """The fields of a `Training` at its start; see `assemble`."""
+    assembly = assemble(
+        job.model,
+        job.optim,
+        parallel,
+        mesh,
+        device=device,
+        precision=precision,
+        recomputed=job.train.recomputed,
+        seq_len=job.train.seq_len,
+        seed=seed,
+    )
+    settings = {"job": job, "device": device, "precision": precision, "mesh": mesh}
+    return vars(assembly) | settings
 
 
 def _resume(run: Run) -> None:

@@ -49,7 +49,7 @@ OP = Op(
     name="linear_cross_entropy",
     shapes={
         "4096x256->8192": {"tokens": 4096, "dim": 256, "vocab": 8192},
-        "2048x1024->32000": {"tokens": 2048, "dim": 1024, "vocab": 32000},
+        "1024x512->32000": {"tokens": 1024, "dim": 512, "vocab": 32000},
     },
     quick={"32x16->64": {"tokens": 32, "dim": 16, "vocab": 64}},
     inputs=inputs,

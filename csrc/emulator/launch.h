@@ -1,0 +1,26 @@
+// Launches of emulated kernels.
+
+#pragma once
+
+#include <tuple>
+#include <type_traits>
+
+#include "emulator/block.h"
+
+using cudaStream_t = struct CUstream_st*;  // as CUDA declares it; not looked at
+
+namespace megafm::emulator {
+
+// Run every block of the grid, on options().workers cores, in the order of their indices.
+// Throws std::runtime_error with the report of the lowest block that failed.
+void run_grid(const Launch& launch);
+
+template <typename... Params>
+void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes,
+            std::type_identity_t<Params>... args) {
+  const auto call = [&] { kernel(args...); };
+  const auto entry = [](const void* closure) { (*static_cast<decltype(call)*>(closure))(); };
+  run_grid({grid, block, static_cast<uint32_t>(shared_bytes), entry, &call});
+}
+
+}  // namespace megafm::emulator

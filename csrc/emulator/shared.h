@@ -38,6 +38,11 @@ class SharedReference {
   SharedReference(const SharedReference&) = default;
 
   operator std::remove_const_t<T>() const { return load_shared<T>(address_); }
+  template <typename U>
+    requires(std::is_convertible_v<T, U> && !std::is_same_v<std::remove_const_t<T>, U>)
+  explicit operator U() const {
+    return static_cast<U>(load_shared<T>(address_));
+  }
   const SharedReference& operator=(const T& value) const {
     store_shared<T>(address_, value);
     return *this;

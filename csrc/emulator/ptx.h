@@ -1,0 +1,23 @@
+// The emulated bodies of the functions in cuda/ptx.cuh.
+
+#pragma once
+
+#include "emulator/async.h"
+#include "emulator/tensor_core.h"
+
+namespace megafm::emulator {
+
+template <typename T>
+uint32_t pack(float low, float high) {
+  return T(low).bits | static_cast<uint32_t>(T(high).bits) << 16;
+}
+
+inline void named_barrier_sync(int id, int count) {
+  current->block->barrier_arrive(static_cast<uint32_t>(id), static_cast<uint32_t>(count), true);
+}
+
+inline void named_barrier_arrive(int id, int count) {
+  current->block->barrier_arrive(static_cast<uint32_t>(id), static_cast<uint32_t>(count), false);
+}
+
+}  // namespace megafm::emulator

@@ -1,0 +1,67 @@
+// What the test kernels' host functions share. They are called through ctypes with arrays in host
+// memory, and answer nullptr or what went wrong.
+
+#pragma once
+
+#include <exception>
+#include <string>
+
+#include "cuda/ptx.cuh"
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace megafm::cuda {
+
+template <typename Body>
+const char* report_of(Body body) {
+  static thread_local std::string report;
+  try {
+    body();
+    return nullptr;
+  } catch (const std::exception& error) {
+    report = error.what();
+    return report.c_str();
+  }
+}
+
+// A host array where kernels see it; the emulator takes it as it lies and checks its bounds.
+#ifdef MEGAFM_EMULATE
+template <typename T>
+class OnDevice {
+ public:
+  OnDevice(T* host, size_t count) : host_(host), bytes_(count * sizeof(T)) {
+    emulator::register_memory(host_, bytes_);
+  }
+  ~OnDevice() { emulator::unregister_memory(host_, bytes_); }
+  T* data() { return host_; }
+  void fetch() {}
+
+ private:
+  T* host_;
+  size_t bytes_;
+};
+#else
+template <typename T>
+class OnDevice {
+ public:
+  OnDevice(T* host, size_t count) : host_(host), bytes_(count * sizeof(T)) {
+    check(cudaMalloc(&device_, bytes_), "cudaMalloc");
+    check(cudaMemcpy(device_, host, bytes_, cudaMemcpyHostToDevice), "copy to the device");
+  }
+  ~OnDevice() { cudaFree(device_); }
+  T* data() { return static_cast<T*>(device_); }
+  void fetch() {
+    check(cudaDeviceSynchronize(), "the kernel");
+    check(cudaMemcpy(const_cast<std::remove_const_t<T>*>(host_), device_, bytes_,
+                     cudaMemcpyDeviceToHost),
+          "copy from the device");
+  }
+
+ private:
+  T* host_;
+  size_t bytes_;
+  void* device_ = nullptr;
+};
+#endif
+
+}  // namespace megafm::cuda

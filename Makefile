@@ -45,5 +45,5 @@ gates: setup  ## the C++ of every instruction set without warnings, and under sa
 	$(BIN)/python tools/gate_triton.py
 
 clean:  ## remove .venv, build outputs and caches; runs/ stays
-	rm -rf .venv build dist megafm.egg-info megafm/_ops.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist megafm.egg-info megafm/_ops.so megafm/_index.*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find megafm tests tools benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -1,8 +1,8 @@
-"""The part of the build that pyproject.toml cannot say: the C++ ops and the YAML in the package.
+"""The part of the build that pyproject.toml cannot say: the C++ and the YAML in the package.
 
-With torch and a compiler at hand (`pip install --no-build-isolation .`) the op library is built
-and goes into the package as megafm/_ops.so. Without them (an isolated `pip install .`) the result
-is pure Python and says so. MEGAFM_BUILD_OPS=1 makes a missing compiler an error, =0 skips the ops.
+With a compiler at hand the module megafm._index is built, with torch at hand too (`pip install
+--no-build-isolation .`) also the op library, megafm/_ops.so. What cannot be built is left out, and
+said. MEGAFM_BUILD_OPS=1 makes that an error, =0 leaves out both.
 """
 
 from __future__ import annotations
@@ -32,17 +32,23 @@ import compile_ops  # noqa: E402  (found only through the line above)
 WANTED = os.environ.get("MEGAFM_BUILD_OPS", "auto")
 if WANTED not in ("0", "1", "auto"):
     sys.exit(f"megafm: error: MEGAFM_BUILD_OPS={WANTED}: set 0, 1 or auto")
-MISSING = "MEGAFM_BUILD_OPS=0" if WANTED == "0" else compile_ops.why_not()
-if MISSING is not None and WANTED == "1":
-    sys.exit(f"megafm: error: the C++ ops cannot be built: {MISSING}")
+MISSING = {
+    library: "MEGAFM_BUILD_OPS=0" if WANTED == "0" else compile_ops.why_not(library)
+    for library in compile_ops.LIBRARIES
+}
+if WANTED == "1":
+    for library, reason in MISSING.items():
+        if reason is not None:
+            sys.exit(f"megafm: error: the C++ {library.name} cannot be built: {reason}")
 
 
 class BuildPackage(build_py):
     """Also copies hydra_conf/ to megafm/hydra_conf, where megafm.config.config_dir() finds it."""
 
     def run(self) -> None:
-        if MISSING is not None:
-            print(f"megafm: warning: pure Python, without the C++ ops: {MISSING}", file=sys.stderr)
+        for library, reason in MISSING.items():
+            if reason is not None:
+                print(f"megafm: warning: no C++ {library.name}: {reason}", file=sys.stderr)
         if self.editable_mode:  # the checkout's own hydra_conf/ is used
             return super().run()
         shutil.rmtree(self.build_lib, ignore_errors=True)  # modules deleted since an older build
@@ -54,33 +60,41 @@ class BuildPackage(build_py):
         )
 
 
-class BuildOps(build_ext):
-    """Hands the one extension to tools/compile_ops.py."""
+class BuildLibraries(build_ext):
+    """Hands each extension to tools/compile_ops.py."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        return str(Path(*fullname.split(".")).with_suffix(".so"))  # no Python ABI in the name
+        *package, name = fullname.split(".")  # setuptools asks with the package and without
+        return str(Path(*package, EXTENSIONS[name].file_name))
 
     def build_extension(self, ext: Extension) -> None:
+        library = EXTENSIONS[ext.name.rpartition(".")[2]]
         try:
-            message = compile_ops.build(Path(self.get_ext_fullpath(ext.name)))
+            message = compile_ops.build(Path(self.get_ext_fullpath(ext.name)), library)
         except compile_ops.BuildError as error:
-            sys.exit(f"megafm: error: the C++ ops cannot be built: {error}")
+            sys.exit(f"megafm: error: the C++ {library.name} cannot be built: {error}")
         print(f"megafm: {message}", file=sys.stderr)
 
 
 class TagWheel(bdist_wheel):
-    """The op library holds no Python symbol, so its wheel serves every Python 3."""
+    """The op library holds no Python symbol: a wheel with it alone serves every Python 3."""
 
     def get_tag(self) -> tuple[str, str, str]:
         python, abi, system = super().get_tag()
-        return (python, abi, system) if self.root_is_pure else ("py3", "none", system)
+        any_python = MISSING[compile_ops.INDEX] is not None and not self.root_is_pure
+        return ("py3", "none", system) if any_python else (python, abi, system)
 
 
-OPS = Extension(
-    "megafm._ops", [str(path.relative_to(ROOT)) for path in compile_ops.sources()], language="c++"
-)
+EXTENSIONS = {f"_{library.name}": library for library, reason in MISSING.items() if reason is None}
 
 setup(
-    ext_modules=[] if MISSING is not None else [OPS],
-    cmdclass={"build_py": BuildPackage, "build_ext": BuildOps, "bdist_wheel": TagWheel},
+    ext_modules=[
+        Extension(
+            f"megafm.{name}",
+            [str(path.relative_to(ROOT)) for path in library.sources()],
+            language="c++",
+        )
+        for name, library in EXTENSIONS.items()
+    ],
+    cmdclass={"build_py": BuildPackage, "build_ext": BuildLibraries, "bdist_wheel": TagWheel},
 )

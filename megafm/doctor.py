@@ -26,6 +26,7 @@ from rich.table import Table
 import megafm
 from megafm import device, ops
 from megafm.config import job
+from megafm.data import index
 from megafm.ops import _library, registry
 from megafm.ops.adapters.apex import FIX as INSTALL_APEX
 
@@ -83,6 +84,7 @@ def examine() -> Report:
         compiler(),
         cuda_compiler(),
         extension(),
+        index_module(),
         optional("triton", "triton", "megafm[triton]"),
         optional("transformer-engine", "transformer_engine", "megafm[te]"),
         apex(),
@@ -160,6 +162,13 @@ def extension() -> Finding:
     if _library.is_stale():
         return Finding("extension", "wrong", f"{detail}, older than csrc/", _library.FIX)
     return Finding("extension", "ok", f"{detail}; no CUDA kernels")
+
+
+def index_module() -> Finding:
+    reason = index.missing()
+    if reason is not None:
+        return Finding("index module", "missing", f"{reason}; data runs in Python", index.FIX)
+    return Finding("index module", "ok", f"{index.native().__file__}: MinHash, packing, blends")
 
 
 def optional(name: str, module: str, requirement: str) -> Finding:

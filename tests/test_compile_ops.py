@@ -125,8 +125,17 @@ def test_an_old_torch_is_no_build_environment(monkeypatch):
 
 
 def test_every_source_of_the_checkout_is_found():
-    names = {path.name for path in compile_ops.sources()}
+    names = {path.name for path in compile_ops.OPS.sources()}
     assert {"ops.cpp", "rms_norm.cpp", "rms_norm.kernel.cpp"} <= names
+    assert "module.cpp" in {path.name for path in compile_ops.INDEX.sources()}
+
+
+def test_a_python_module_needs_pybind11_and_the_headers_of_python(monkeypatch):
+    with monkeypatch.context() as bare:
+        bare.setattr(compile_ops.importlib.util, "find_spec", lambda _: None)
+        assert "pip install pybind11" in (compile_ops.why_not(compile_ops.INDEX) or "")
+    monkeypatch.setattr(compile_ops.sysconfig, "get_path", lambda _: "/nowhere")
+    assert "Python.h is not in /nowhere; " in (compile_ops.why_not(compile_ops.INDEX) or "")
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from megafm import doctor, ops
+from megafm.data import index
 from megafm.ops import _library
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,6 +53,14 @@ def test_a_missing_extension_is_named_with_its_fix(monkeypatch: pytest.MonkeyPat
     table["rms_norm"].fix["cpu"] = "make setup"
     text = shown(doctor.Report([], table))
     assert "not on cpu: rms_norm: the C++ extension is not built; run: make setup" in text
+
+
+def test_a_missing_index_module_is_named_with_its_fix(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(index, "PACKAGE", tmp_path)
+    finding = found("index module")
+    assert (finding.state, finding.fix) == ("missing", "make setup")
 
 
 def test_an_extension_older_than_its_sources_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
@@ -21,6 +22,7 @@ import megafm
 from megafm.cli import JOBS
 
 REPOSITORY = Path(__file__).parent.parent
+EXTENSION = sysconfig.get_config_var("EXT_SUFFIX")
 SOURCES = ("megafm", "hydra_conf", "csrc", "tools")
 
 
@@ -88,9 +90,10 @@ def test_an_isolated_build_is_pure_and_says_once_why(pure_wheel):
     wheel, output = pure_wheel
     assert wheel.name == f"megafm-{megafm.__version__}-py3-none-any.whl"
     told = [line for line in output.splitlines() if line.startswith("megafm:")]
-    assert len(told) == 1
-    assert "torch is not in the build environment" in told[0]
+    assert len(told) == 2
+    assert "no C++ ops: torch is not in the build environment" in told[0]
     assert "pip install --no-build-isolation ." in told[0]
+    assert "no C++ index: pybind11 is not in the build environment" in told[1]
 
 
 def test_the_pure_wheel_holds_every_module_and_config_and_no_binary(pure_wheel):
@@ -176,14 +179,15 @@ def test_the_source_archive_builds_the_ops_again_later(checkout, alone, tmp_path
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
-def test_with_torch_at_hand_the_wheel_holds_the_ops_for_any_python_3(tmp_path):
+def test_with_torch_at_hand_the_wheel_holds_both_libraries(tmp_path):
     # In the checkout itself: there the objects of the last build are up to date.
     output = backend(f"build_wheel({str(tmp_path)!r})", REPOSITORY, dict(os.environ))
     (wheel,) = tmp_path.glob("*.whl")
-    assert wheel.name.startswith(f"megafm-{megafm.__version__}-py3-none-linux_")
-    assert "megafm/_ops.so" in names_in(wheel)
+    python = f"cp{sys.version_info[0]}{sys.version_info[1]}"
+    assert wheel.name.startswith(f"megafm-{megafm.__version__}-{python}-{python}-linux_")
+    assert {"megafm/_ops.so", f"megafm/_index{EXTENSION}"} <= names_in(wheel)
     assert configs() <= names_in(wheel)
-    assert output.count("megafm: ops: ") == 1
+    assert output.count("megafm: ops: ") == output.count("megafm: index: ") == 1
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY / "tools"))
+import compile_ops  # noqa: E402
 import setup_venv  # noqa: E402
 from setup_venv import SetupError  # noqa: E402
 
@@ -59,7 +60,7 @@ def test_torch_is_pinned_once_and_installed_on_its_own():
 
 def test_the_build_asks_for_no_torch():
     build = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["build-system"]
-    assert [Requirement(text).name for text in build["requires"]] == ["setuptools"]
+    assert [Requirement(text).name for text in build["requires"]] == ["setuptools", "pybind11"]
 
 
 def test_the_package_accepts_more_than_the_pins():
@@ -84,6 +85,10 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def libraries(checkout: Path) -> list[Path]:
+    return [checkout / "megafm" / library.file_name for library in compile_ops.LIBRARIES]
+
+
 @pytest.fixture
 def steps(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The stages that setup ran, none of them for real."""
@@ -95,7 +100,8 @@ def steps(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def install_megafm(venv: Path) -> None:
         ran.append("megafm")
-        (checkout / "megafm" / "_ops.so").touch()
+        for library in libraries(checkout):
+            library.touch()
 
     monkeypatch.setattr(setup_venv, "check_machine", lambda venv: None)
     monkeypatch.setattr(setup_venv, "make_venv", make_venv)
@@ -146,10 +152,11 @@ def test_a_changed_file_repeats_the_stages_that_read_it(checkout, steps, name, a
 
 def test_a_lost_library_is_built_again(checkout, steps):
     run_setup(checkout)
-    steps.clear()
-    (checkout / "megafm" / "_ops.so").unlink()
-    run_setup(checkout)
-    assert steps == ["megafm"]
+    for library in libraries(checkout):
+        steps.clear()
+        library.unlink()
+        run_setup(checkout)
+        assert steps == ["megafm"]
 
 
 def test_a_failure_is_not_taken_for_done(checkout, steps, monkeypatch):
@@ -227,6 +234,13 @@ def test_no_compiler(checkout):
     assert line.endswith("no C++ compiler on the PATH; apt-get install g++ (or set CXX)")
     line = error_of(make(checkout, f"PYTHON={sys.executable}", CXX="nothing++"))
     assert line.endswith("CXX=nothing++ is not an executable; set CXX to a C++20 compiler")
+
+
+def test_no_python_headers(checkout, monkeypatch):
+    monkeypatch.setattr(compile_ops.sysconfig, "get_path", lambda _: "/nowhere")
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    with pytest.raises(SetupError, match=f"Python.h is not in /nowhere; .*python{version}-dev"):
+        setup_venv.check_machine(checkout / ".venv")
 
 
 def test_a_disk_without_room(checkout, monkeypatch):
@@ -321,7 +335,8 @@ def test_installed_reads_names_and_versions_of_a_venv(tmp_path):
 def test_make_setup_returns_at_once_in_a_checkout_that_is_set_up(checkout):
     stamp = checkout / ".venv" / "megafm-setup.json"
     stamp.parent.mkdir()
-    (checkout / "megafm" / "_ops.so").touch()
+    for library in libraries(checkout):
+        library.touch()
     script = (
         "import json, setup_venv as s; from pathlib import Path\n"
         f"s.ROOT = Path({str(checkout)!r})\n"

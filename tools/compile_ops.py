@@ -1,17 +1,18 @@
-"""Compile csrc/ into the op library `megafm/_ops.so`, rebuilding only what changed.
+"""Compile csrc/ into the two C++ libraries of megafm, rebuilding only what changed.
 
-The library is a plain shared library on the LibTorch stable ABI: it holds no Python symbol, and of
-torch it names only libtorch_cpu.so, which the torch that loads it has in memory. So one binary
-serves every Python >= 3.11 and every torch >= 2.11, and compiling it needs torch's headers
-alone (torch is never imported here).
+`megafm/_ops.so`, the ops, is a plain shared library on the LibTorch stable ABI: it holds no Python
+symbol, and of torch it names only libtorch_cpu.so, which the torch that loads it has in memory. So
+one binary serves every Python >= 3.11 and every torch >= 2.11, and compiling it needs torch's
+headers alone (torch is never imported here). `megafm._index` (csrc/index), loops over documents
+and samples, is a pybind11 module: it needs no torch, and serves the Python it is compiled for.
 
 `csrc/**/*.kernel.cpp` hold the loops and include no torch header; each is compiled once per
 instruction set. Every other source is compiled once. An object is rebuilt when its command line,
 its source or a header that it read (the compiler's dependency file) changed.
 
-    python tools/compile_ops.py               megafm/_ops.so
+    python tools/compile_ops.py               megafm/_ops.so and megafm/_index.*.so
     python tools/compile_ops.py --strict      every warning is an error, nothing is linked
-    python tools/compile_ops.py --sanitize    AddressSanitizer and UBSan, into build/ops-sanitize/
+    python tools/compile_ops.py --sanitize    AddressSanitizer and UBSan, into build/sanitize/
 
 Standard library only: setup.py imports it in an otherwise empty build environment.
 """
@@ -26,6 +27,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -42,8 +44,8 @@ COMMON_FLAGS = [
     "-fopenmp-simd",  # the simd pragma alone, no OpenMP run time
     "-Wall",
     "-Wextra",
-    f"-DTORCH_TARGET_VERSION=0x{OLDEST_TORCH[0]:02x}{OLDEST_TORCH[1]:02x}000000000000",
 ]
+TORCH_TARGET = f"-DTORCH_TARGET_VERSION=0x{OLDEST_TORCH[0]:02x}{OLDEST_TORCH[1]:02x}000000000000"
 # Without the second, g++ keeps comparisons of floats as branches and vectorises no loop of them.
 # Without thread-jumps g++ computes what follows a clamp once, not for the bound's branch too.
 KERNEL_FLAGS = [
@@ -79,6 +81,24 @@ class BuildError(Exception):
 
 
 @dataclass(frozen=True)
+class Library:
+    """One of the two libraries: its file in megafm/ and its sources in csrc/."""
+
+    name: str
+    file_name: str
+    patterns: tuple[str, ...]
+
+    def sources(self) -> list[Path]:
+        found = (path for pattern in self.patterns for path in (ROOT / "csrc").glob(pattern))
+        return sorted(found)
+
+
+OPS = Library("ops", "_ops.so", ("*.cpp", "cpu/*.cpp"))
+INDEX = Library("index", f"_index{sysconfig.get_config_var('EXT_SUFFIX')}", ("index/*.cpp",))
+LIBRARIES = (OPS, INDEX)
+
+
+@dataclass(frozen=True)
 class Unit:
     """One object file: the compiler's command line without the output options."""
 
@@ -95,18 +115,21 @@ class Unit:
         return self.obj.with_suffix(".cmd")
 
 
-def build(out: Path, *, strict: bool = False, sanitize: bool = False) -> str:
+def build(
+    out: Path, library: Library = OPS, *, strict: bool = False, sanitize: bool = False
+) -> str:
     """Compile and link `out`; the answer is a line that says what was built.
 
     `strict` makes every warning an error and only compiles. Raises BuildError.
     """
-    reason = why_not()
+    reason = why_not(library)
     if reason is not None:
         raise BuildError(reason)
     began = time.monotonic()
     flavour = "strict" if strict else "sanitize" if sanitize else ""
     extra = ["-Werror"] if strict else SANITIZE_FLAGS if sanitize else []
-    units = _units(ROOT / "build" / "-".join(filter(None, ["ops", flavour])), extra)
+    folder = ROOT / "build" / "-".join(filter(None, [library.name, flavour]))
+    units = _units(library, folder, extra)
     stale = [unit for unit in units if not _up_to_date(unit)]
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         for failure in pool.map(_compile, stale):
@@ -114,21 +137,41 @@ def build(out: Path, *, strict: bool = False, sanitize: bool = False) -> str:
                 raise BuildError(failure)
     built = f"compiled {len(stale)} of {len(units)} objects"
     if not strict:
-        _link([unit.obj for unit in units], out, extra)
+        _link([unit.obj for unit in units], out, [*extra, *_link_flags(library)])
         built = f"{_shown(out)} ({built})"
     seconds = time.monotonic() - began
-    return f"ops: {built} for {' '.join(isa_names())} with {compiler_name()} in {seconds:.1f} s"
+    isas = f" for {' '.join(isa_names())}" if library is OPS else ""
+    return f"{library.name}: {built}{isas} with {compiler_name()} in {seconds:.1f} s"
 
 
-def why_not() -> str | None:
-    """Why the extension cannot be built in this environment, with the remedy; None if it can."""
+def why_not(library: Library = OPS) -> str | None:
+    """Why the library cannot be built in this environment, with the remedy; None if it can."""
+    missing = _no_torch() if library is OPS else why_no_python_headers() or _no_pybind11()
+    return missing or why_no_compiler()
+
+
+def _no_torch() -> str | None:
     found = importlib.util.find_spec("torch")
     if found is None:
         return "torch is not in the build environment; use pip install --no-build-isolation ."
     version = importlib.metadata.version("torch")
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_TORCH:
         return f"torch {version} is older than {OLDEST_TORCH[0]}.{OLDEST_TORCH[1]}; upgrade torch"
-    return why_no_compiler()
+    return None
+
+
+def _no_pybind11() -> str | None:
+    if importlib.util.find_spec("pybind11") is None:
+        return "pybind11 is not in the build environment; pip install pybind11"
+    return None
+
+
+def why_no_python_headers() -> str | None:
+    """Why a Python module cannot be compiled, with the remedy; None if it can."""
+    if (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        return None
+    name = f"python{sys.version_info[0]}.{sys.version_info[1]}-dev"
+    return f"Python.h is not in {sysconfig.get_path('include')}; apt-get install {name}"
 
 
 def why_no_compiler() -> str | None:
@@ -159,31 +202,38 @@ def isa_names() -> list[str]:
     return list(ISA_FLAGS.get(platform.machine(), {"plain": []}))
 
 
-def sources() -> list[Path]:
-    """Every C++ source of the library, sorted; csrc/index is its own (pybind11) module."""
-    return sorted([*(ROOT / "csrc").glob("*.cpp"), *(ROOT / "csrc" / "cpu").glob("*.cpp")])
-
-
-def _units(folder: Path, extra: list[str]) -> list[Unit]:
-    # -isystem: torch's own warnings are not ours to fix.
-    includes = ["-isystem", str(_torch_folder() / "include")]
-    includes += ["-I", str(ROOT / "csrc")]
-    base = [*(compiler() or []), *COMMON_FLAGS, *extra]
+def _units(library: Library, folder: Path, extra: list[str]) -> list[Unit]:
+    flags = _compile_flags(library)
+    base = [*(compiler() or []), *COMMON_FLAGS, *extra, "-I", str(ROOT / "csrc")]
     folder.mkdir(parents=True, exist_ok=True)
     units = []
-    for source in sources():
+    for source in library.sources():
         stem = ".".join(source.relative_to(ROOT / "csrc").with_suffix("").parts)
         if source.name.endswith(".kernel.cpp"):
-            for isa, flags in ISA_FLAGS.get(platform.machine(), {"plain": []}).items():
-                command = [*base, *KERNEL_FLAGS, f"-DMEGAFM_ISA={isa}", *flags, *includes[2:]]
+            for isa, isa_flags in ISA_FLAGS.get(platform.machine(), {"plain": []}).items():
+                command = [*base, *KERNEL_FLAGS, f"-DMEGAFM_ISA={isa}", *isa_flags]
                 units.append(Unit(source, folder / f"{stem}.{isa}.o", command))
         else:
-            units.append(Unit(source, folder / f"{stem}.o", [*base, *includes]))
+            units.append(Unit(source, folder / f"{stem}.o", [*base, *flags]))
     return units
 
 
-def _torch_folder() -> Path:
-    spec = importlib.util.find_spec("torch")
+def _compile_flags(library: Library) -> list[str]:
+    """-isystem: the warnings of others' headers are not ours to fix."""
+    if library is OPS:
+        return [TORCH_TARGET, "-isystem", str(_package_folder("torch") / "include")]
+    folders = [str(_package_folder("pybind11") / "include"), sysconfig.get_path("include")]
+    return [flag for folder in folders for flag in ("-isystem", folder)]
+
+
+def _link_flags(library: Library) -> list[str]:
+    if library is OPS:
+        return [f"-L{_package_folder('torch') / 'lib'}", "-ltorch_cpu"]
+    return ["-pthread"]
+
+
+def _package_folder(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
     assert spec is not None and spec.origin is not None  # why_not() looked
     return Path(spec.origin).parent
 
@@ -217,12 +267,12 @@ def _compile(unit: Unit) -> str | None:
     return None
 
 
-def _link(objects: list[Path], out: Path, extra: list[str]) -> None:
+def _link(objects: list[Path], out: Path, flags: list[str]) -> None:
     """Link what changed to a new file and rename it: a process that has the old one keeps it."""
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(f"{out.name}.{os.getpid()}")
-    command = [*(compiler() or []), *extra, "-shared", "-Wl,-O1", "-o", str(unfinished)]
-    command += [*map(str, objects), f"-L{_torch_folder() / 'lib'}", "-ltorch_cpu"]
+    command = [*(compiler() or []), "-shared", "-Wl,-O1", "-o", str(unfinished)]
+    command += [*map(str, objects), *flags]
     # One set of objects is linked to several places (the checkout, a wheel): each is judged alone.
     if out.exists() and all(obj.stat().st_mtime_ns <= out.stat().st_mtime_ns for obj in objects):
         out.touch()  # doctor compares its time with that of csrc/
@@ -241,15 +291,17 @@ def _shown(path: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Compile csrc/ into megafm/_ops.so.")
+    parser = argparse.ArgumentParser(description="Compile csrc/ into megafm/_ops.so and _index.")
     parser.add_argument("--strict", action="store_true", help="-Werror, compile only")
     parser.add_argument("--sanitize", action="store_true", help="AddressSanitizer and UBSan")
     options = parser.parse_args()
-    folder = ROOT / "build" / "ops-sanitize" if options.sanitize else ROOT / "megafm"
-    try:
-        print(build(folder / "_ops.so", strict=options.strict, sanitize=options.sanitize))
-    except BuildError as error:
-        sys.exit(f"ops: error: {error}")
+    folder = ROOT / "build" / "sanitize" if options.sanitize else ROOT / "megafm"
+    for library in LIBRARIES:
+        out = folder / library.file_name
+        try:
+            print(build(out, library, strict=options.strict, sanitize=options.sanitize))
+        except BuildError as error:
+            sys.exit(f"{library.name}: error: {error}")
 
 
 if __name__ == "__main__":

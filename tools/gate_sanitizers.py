@@ -1,7 +1,7 @@
-"""Run the tests of the C++ ops against a library built with AddressSanitizer and UBSan.
+"""Run the tests of the C++ ops and of megafm._index against AddressSanitizer and UBSan.
 
-The library of the checkout is left alone: a shadow of the checkout (links, and the sanitized
-_ops.so in place of the other) is what pytest sees. The sanitizers' run times are preloaded,
+The libraries of the checkout are left alone: a shadow of the checkout (links, and the sanitized
+libraries in place of the others) is what pytest sees. The sanitizers' run times are preloaded,
 because Python itself is built without them; leaks are not looked for, Python has its own.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import compile_ops
 
-SHADOW = compile_ops.ROOT / "build" / "ops-sanitize" / "checkout"
+SHADOW = compile_ops.ROOT / "build" / "sanitize" / "checkout"
 TESTS = [
     "tests/ops/test_cross_entropy.py",
     "tests/ops/test_rms_norm.py",
@@ -24,6 +24,7 @@ TESTS = [
     "tests/ops/test_registry.py",
     "tests/ops/test_edges.py",
     "tests/ops/cpp/test_attention.py",
+    "tests/data/test_index.py",
 ]
 # Left to `make test`: sanitizers keep the compiler from vectorising, so sums are formed in another
 # order than the one whose error is held to the rule; and what has no C++ of ours.
@@ -31,12 +32,13 @@ WITHOUT = "not error_rule and not triton and not sdpa and not torch"
 
 
 def main() -> None:
-    library = SHADOW.parent / "_ops.so"
+    built = [SHADOW.parent / library.file_name for library in compile_ops.LIBRARIES]
     try:
-        print(compile_ops.build(library, sanitize=True), flush=True)
+        for out, library in zip(built, compile_ops.LIBRARIES, strict=True):
+            print(compile_ops.build(out, library, sanitize=True), flush=True)
     except compile_ops.BuildError as error:
         sys.exit(f"gates: error: {error}")
-    make_shadow(library)
+    make_shadow(built)
     environment = {
         **os.environ,
         "LD_PRELOAD": " ".join(map(runtime, ("libasan.so", "libubsan.so"))),
@@ -45,26 +47,30 @@ def main() -> None:
         "OMP_NUM_THREADS": "2",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    # Without the library the tests would be skipped.
-    loads = "import sys; from megafm.ops import _library; sys.exit(_library.library_missing())"
+    # Without the libraries the tests would be skipped.
+    loads = (
+        "import sys; from megafm.ops import _library; from megafm.data import index; "
+        "sys.exit(_library.library_missing() or index.missing())"
+    )
     if subprocess.run([sys.executable, "-c", loads], cwd=SHADOW, env=environment).returncode:
-        sys.exit("gates: error: the sanitized library does not load (above)")
+        sys.exit("gates: error: a sanitized library does not load (above)")
     # capture=sys: what a sanitizer writes to file descriptor 2 is seen.
     command = [sys.executable, "-m", "pytest", "-q", "--capture=sys", "-k", WITHOUT, *TESTS]
     run = subprocess.run([*command, *sys.argv[1:]], cwd=SHADOW, env=environment)
     sys.exit(run.returncode)
 
 
-def make_shadow(library: Path) -> None:
-    """Link megafm/, tests/ and the configs under SHADOW, with `library` as megafm/_ops.so."""
+def make_shadow(libraries: list[Path]) -> None:
+    """Link megafm/, tests/ and the configs under SHADOW, with these libraries in megafm/."""
     shutil.rmtree(SHADOW, ignore_errors=True)
     (SHADOW / "megafm").mkdir(parents=True)
     for name in ("tests", "hydra_conf", "pyproject.toml"):
         (SHADOW / name).symlink_to(compile_ops.ROOT / name)
     for path in (compile_ops.ROOT / "megafm").iterdir():
-        if path.name != "__pycache__" and not path.name.startswith("_ops"):
+        if path.name != "__pycache__" and path.suffix != ".so":
             (SHADOW / "megafm" / path.name).symlink_to(path)
-    (SHADOW / "megafm" / "_ops.so").symlink_to(library)
+    for library in libraries:
+        (SHADOW / "megafm" / library.name).symlink_to(library)
 
 
 def runtime(name: str) -> str:

@@ -1,6 +1,7 @@
-"""What `make setup` does: .venv with pinned packages, the C++ ops, megafm itself, editable.
+"""What `make setup` does: .venv with pinned packages, the C++ libraries, megafm itself, editable.
 
-1. Check the machine: Python, venv, compiler, disk. Each failure is one line with its remedy.
+1. Check the machine: Python and its headers, venv, compiler, disk. Each failure is one line with
+   its remedy.
 2. Install torch alone and first (from TORCH_INDEX where given), then everything else under
    constraints.txt; check that no other torch and no CUDA package came with the rest.
 3. Compile csrc/ and install megafm editable.
@@ -47,7 +48,7 @@ def setup(venv: Path, torch_index: str | None) -> None:
     """Bring `venv` up to date with this checkout; raises SetupError."""
     stamp_file = venv / "megafm-setup.json"
     wanted, done = stamps(), _read_stamps(stamp_file)
-    if done == wanted and _ops_are_newest():
+    if done == wanted and _libraries_are_newest():
         print(f"setup: {_shown(venv)} is up to date")
         return
     check_machine(venv)
@@ -61,12 +62,12 @@ def setup(venv: Path, torch_index: str | None) -> None:
     print(f"setup: done; . {_shown(venv)}/bin/activate, then megafm --help")
 
 
-def _ops_are_newest() -> bool:
-    """Whether the op library is there and no file of csrc/ was touched since."""
-    library = ROOT / "megafm" / "_ops.so"
-    if not library.exists():
+def _libraries_are_newest() -> bool:
+    """Whether the C++ libraries are there and no file of csrc/ was touched since."""
+    libraries = [ROOT / "megafm" / library.file_name for library in compile_ops.LIBRARIES]
+    if not all(library.exists() for library in libraries):
         return False
-    built = library.stat().st_mtime
+    built = min(library.stat().st_mtime for library in libraries)
     return all(source.stat().st_mtime <= built for source in _tree("csrc"))
 
 
@@ -85,9 +86,9 @@ def check_machine(venv: Path) -> None:
     except ImportError:
         name = f"python{sys.version_info[0]}.{sys.version_info[1]}-venv"
         raise SetupError(f"this Python cannot make a venv; apt-get install {name}") from None
-    no_compiler = compile_ops.why_no_compiler()
-    if no_compiler is not None:
-        raise SetupError(no_compiler)
+    lacking = compile_ops.why_no_compiler() or compile_ops.why_no_python_headers()
+    if lacking is not None:
+        raise SetupError(lacking)
     free = shutil.disk_usage(venv.parent).free
     if free < FREE_BYTES and not list(venv.glob("lib/python3*/site-packages/torch")):
         raise SetupError(
@@ -118,7 +119,7 @@ def install_packages(venv: Path, torch_index: str | None) -> None:
         if torch_index:
             pip(venv, ["install", "--no-deps", "--index-url", torch_index, TORCH])
     constraints = ["--constraint", str(ROOT / "constraints.txt")]
-    pip(venv, ["install", *constraints, TORCH, "setuptools"])
+    pip(venv, ["install", *constraints, TORCH, "setuptools", "pybind11"])
     alone = _installed(venv)
     rest = requirements(["dev", "hf"])
     print(f"setup: installing {len(rest)} packages and what they need, pinned", flush=True)
@@ -143,15 +144,16 @@ def check_one_torch(alone: dict[str, str], after: dict[str, str]) -> None:
 
 
 def install_megafm(venv: Path) -> None:
-    """Compile the C++ ops in sight of the user, see that torch loads them, install editable."""
+    """Compile the C++ in sight of the user, see that it loads, install editable."""
     python = str(venv / "bin" / "python")
     compiled = subprocess.run([python, ROOT / "tools" / "compile_ops.py"], cwd=ROOT)
     if compiled.returncode != 0:
-        raise SetupError("the C++ ops were not built; the line above says why")
+        raise SetupError("the C++ libraries were not built; the line above says why")
     load = "import sys, torch; torch.ops.load_library(sys.argv[1])"
     _run([python, "-c", load, str(ROOT / "megafm" / "_ops.so")], "torch.ops.load_library")
     editable = ["install", "--no-build-isolation", "--no-deps", "--editable", str(ROOT)]
     pip(venv, editable, {"MEGAFM_BUILD_OPS": "1"})
+    _run([python, "-c", "import megafm._index"], "import megafm._index")
 
 
 def requirements(extras: Iterable[str]) -> list[str]:

@@ -2,10 +2,42 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 from megafm.paths import DataDir, TokenizerDir
+
+
+@dataclass(frozen=True)
+class BlendPart:
+    """A data folder whose training shard is part of a blend, and its weight among the others."""
+
+    dir: str
+    weight: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < math.inf:
+            raise ValueError(
+                f"data.blend: weight={self.weight} of {self.dir}: must be a number above 0; "
+                "leave out what has no share"
+            )
+
+
+@dataclass(frozen=True)
+class TrainingData(DataDir):
+    """What a training run reads.
+
+    Attributes:
+        dir: the folder of the validation shard, and without a blend of the training shard.
+        blend: the folders of the training shards; of any number of samples each gives its share to
+            within one, e.g. data.blend=[{dir:runs/web/data,weight:0.8},{dir:runs/code/data,...}].
+        packing: stream cuts all documents, end to end, into windows, and tokens see those of the
+            documents before theirs; best_fit packs whole documents, each of which sees itself.
+    """
+
+    blend: tuple[BlendPart, ...] = ()
+    packing: Literal["stream", "best_fit"] = "stream"
 
 
 @dataclass(frozen=True)
@@ -34,14 +66,26 @@ class Source:
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """Jaccard similarity of word 5-grams; candidates are found by MinHash.
+    """Jaccard similarity of sets of shingles; candidates are found by MinHash.
 
     A document is removed when it is at least `remove_at` similar to one that is kept. Documents
     at least `cluster_at` similar, directly or through others, go to the same split.
+
+    Attributes:
+        unit, width: a shingle is so many words, or characters, in a row.
+        lowercase: take A-Z as a-z.
+        num_bands, band_rows: of the signature. A pair of similarity s becomes a candidate with
+            probability 1 - (1 - s**band_rows)**num_bands; 14 bands of 8 rows are common for text
+            where only `remove_at` counts.
     """
 
     remove_at: float = 0.8
     cluster_at: float = 0.5
+    unit: Literal["words", "characters"] = "words"
+    width: int = 5
+    lowercase: bool = False
+    num_bands: int = 32
+    band_rows: int = 4
 
     def __post_init__(self) -> None:
         if not 0.3 <= self.cluster_at <= self.remove_at <= 1.0:
@@ -49,6 +93,9 @@ class NearDuplicates:
                 f"near_duplicates.cluster_at={self.cluster_at}, remove_at={self.remove_at}: "
                 "need 0.3 <= cluster_at <= remove_at <= 1; set cluster_at=0.5 remove_at=0.8"
             )
+        for name in ("width", "num_bands", "band_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"near_duplicates.{name}={getattr(self, name)}: must be positive")
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ def permute(index: np.ndarray, size: int, seed: int, epoch: np.ndarray) -> np.nd
         epoch: int64, the shape of `index`: each epoch has a permutation of its own.
     """
     half_bits = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
-    key = _mix(
-        _mix(np.uint64(seed % 2**64) + np.zeros_like(epoch, np.uint64)) + epoch.astype(np.uint64)
+    key = mix(
+        mix(np.uint64(seed % 2**64) + np.zeros_like(epoch, np.uint64)) + epoch.astype(np.uint64)
     )
     value = _feistel(index.astype(np.uint64), half_bits, key)
     outside = value >= size
@@ -36,11 +36,11 @@ def _feistel(value: np.ndarray, half_bits: np.uint64, key: np.ndarray) -> np.nda
     mask = (np.uint64(1) << half_bits) - np.uint64(1)
     left, right = value >> half_bits, value & mask
     for number in range(ROUNDS):
-        left, right = right, left ^ (_mix(key + _mix(right + np.uint64(number << 56))) & mask)
+        left, right = right, left ^ (mix(key + mix(right + np.uint64(number << 56))) & mask)
     return (left << half_bits) | right
 
 
-def _mix(value: np.ndarray) -> np.ndarray:
+def mix(value: np.ndarray) -> np.ndarray:
     """The finaliser of SplitMix64 (Steele, Lea, Flood, 2014), elementwise on uint64."""
     value = value + np.uint64(0x9E3779B97F4A7C15)
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

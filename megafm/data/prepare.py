@@ -116,8 +116,7 @@ def deduplicate(
     for document in documents:
         first.setdefault(document.sha256, document)
     unique = list(first.values())
-    shingle_sets = [near_duplicates.shingles(document.encoded) for document in unique]
-    pairs = near_duplicates.similar_pairs(shingle_sets, config.cluster_at)
+    pairs = near_duplicates.similar_pairs([document.encoded for document in unique], config)
     removed = near_duplicates.removals(len(unique), pairs, config.remove_at)
     cluster = near_duplicates.clusters(len(unique), pairs)
     kept = [row for row in range(len(unique)) if row not in removed]

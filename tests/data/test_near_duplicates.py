@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import re
 
 import numpy as np
 import pytest
 
 from megafm.data import near_duplicates as near
+from megafm.data.config import NearDuplicates
 from tests.data.helpers import program
 
 
@@ -29,24 +32,40 @@ def edited(text: str, every: int) -> str:
 TEXTS = [program(1, 60), *(edited(program(1, 60), n) for n in (12, 30, 80, 300)), program(2, 60)]
 
 
+CONFIG = NearDuplicates(remove_at=0.6, cluster_at=0.6)
+
+
+def num_shingles(text: str) -> int:
+    return len(near.shingles([text.encode()], CONFIG)[0])
+
+
 @pytest.mark.parametrize("text", [*TEXTS, "a b c d e", "a b c d e f", "_x1 __y.z(w) v"])
 def test_shingles_are_the_sets_of_five_words(text: str) -> None:
-    assert len(near.shingles(text.encode())) == len(exact_shingles(text))
+    assert num_shingles(text) == len(exact_shingles(text))
 
 
 @pytest.mark.parametrize("text", ["", "  ", "...", "one", "one two", "one two three four"])
 def test_a_short_text_has_one_shingle(text: str) -> None:
-    assert len(near.shingles(text.encode())) == 1
+    assert num_shingles(text) == 1
 
 
 def test_what_stands_between_words_does_not_count() -> None:
-    assert (near.shingles(b"a b c d e f") == near.shingles(b"a(b):\n\n  c.d,  e+f")).all()
-    assert (near.shingles(b"a b c d e f") != near.shingles(b"a b c d f e")).all()
+    texts = [b"a b c d e f", b"a(b):\n\n  c.d,  e+f", "«a» b — c“d”…e\u3000f".encode()]
+    one, two, three = near.signatures(texts, CONFIG)
+    assert (one == two).all() and (one == three).all()
+    assert (one != near.signatures([b"a b c d f e"], CONFIG)[0]).all()
+
+
+def test_case_counts_unless_it_is_folded() -> None:
+    texts = [b"Some Words In A Row", b"some words in a row"]
+    assert (np.diff(near.signatures(texts, CONFIG), axis=0) != 0).any()
+    folded = dataclasses.replace(CONFIG, lowercase=True)
+    assert (np.diff(near.signatures(texts, folded), axis=0) == 0).all()
 
 
 def test_signatures_estimate_the_jaccard_similarity() -> None:
-    signature = near.signatures([near.shingles(text.encode()) for text in TEXTS])
-    assert signature.shape == (len(TEXTS), near.NUM_MINIMA)
+    signature = near.signatures([text.encode() for text in TEXTS], CONFIG)
+    assert signature.shape == (len(TEXTS), 128)
     for i, one in enumerate(TEXTS):
         for j, two in enumerate(TEXTS):
             estimate = (signature[i] == signature[j]).mean()
@@ -57,19 +76,42 @@ def test_pairs_over_the_threshold_are_found() -> None:
     similar = [
         (i, j) for i in range(6) for j in range(i + 1, 6) if jaccard(TEXTS[i], TEXTS[j]) > 0.6
     ]
-    pairs = near.similar_pairs([near.shingles(text.encode()) for text in TEXTS], 0.6)
+    pairs = near.similar_pairs([text.encode() for text in TEXTS], CONFIG)
     assert similar
     assert set(pairs) == set(similar)
     for (i, j), similarity in pairs.items():
         assert similarity == pytest.approx(jaccard(TEXTS[i], TEXTS[j]))
 
 
+def planted(num_pairs: int, common: int, own: int) -> list[bytes]:
+    """Pairs of texts of distinct words, each of which shares `common` words and has `own`."""
+    words = (f"w{i}".encode() for i in itertools.count())
+    texts = []
+    for _ in range(num_pairs):
+        shared = list(itertools.islice(words, common))
+        texts += [b" ".join([*shared, *itertools.islice(words, own)]) for _ in range(2)]
+    return texts
+
+
+@pytest.mark.parametrize(("common", "own"), [(140, 30), (160, 20), (180, 10)])
+def test_recall_is_that_of_the_banding_and_precision_exact(common: int, own: int) -> None:
+    """14 bands of 8 rows, at similarities of 0.7, 0.8 and 0.9."""
+    similarity = common / (common + 2 * own)
+    config = NearDuplicates(0.6, 0.6, width=1, num_bands=14, band_rows=8)
+    found = near.similar_pairs(planted(2000, common, own), config)
+    assert set(found) <= {(2 * i, 2 * i + 1) for i in range(2000)}
+    assert set(found.values()) == {similarity}
+    assert abs(len(found) / 2000 - (1 - (1 - similarity**8) ** 14)) < 0.03
+    stricter = dataclasses.replace(config, remove_at=0.95, cluster_at=0.95)
+    assert near.similar_pairs(planted(200, common, own), stricter) == {}
+
+
 def test_large_buckets_are_compared_with_their_first_rows() -> None:
-    sets = [np.arange(10, dtype=np.uint64)] * (near.MAX_BUCKET + 40)
-    pairs = near.similar_pairs(sets, 0.8)
+    texts = [b"one and the same text for all"] * (near.MAX_BUCKET + 40)
+    pairs = near.similar_pairs(texts, CONFIG)
     assert len(pairs) == 64 * 63 / 2 + 40 * 64
-    assert near.removals(len(sets), pairs, 0.8) == set(range(1, len(sets)))
-    assert set(near.clusters(len(sets), pairs)) == {0}
+    assert near.removals(len(texts), pairs, 0.8) == set(range(1, len(texts)))
+    assert set(near.clusters(len(texts), pairs)) == {0}
 
 
 def test_a_removed_row_is_similar_to_a_kept_one_before_it() -> None:
@@ -79,4 +121,4 @@ def test_a_removed_row_is_similar_to_a_kept_one_before_it() -> None:
 
 
 def test_no_documents_no_pairs() -> None:
-    assert near.similar_pairs([], 0.5) == {}
+    assert near.similar_pairs([], CONFIG) == {}

@@ -1,0 +1,107 @@
+#include "index/similar.h"
+
+#include <algorithm>
+#include <compare>
+#include <mutex>
+#include <numeric>
+
+#include "index/hashing.h"
+#include "index/parallel.h"
+
+namespace megafm::index {
+namespace {
+
+struct Keyed {
+  uint64_t key;
+  int64_t row;
+
+  auto operator<=>(const Keyed&) const = default;
+};
+
+// Rows by the hash of one band, equal ones together and ascending. Two bands that differ share a
+// hash with a probability of 2**-64.
+std::vector<Keyed> sorted_band(const Signatures& signatures, int64_t band) {
+  const int64_t width = signatures.num_bands * signatures.band_rows;
+  std::vector<Keyed> keyed(signatures.rows);
+  for (int64_t row = 0; row < signatures.rows; ++row) {
+    const uint32_t* values = signatures.values + row * width + band * signatures.band_rows;
+    uint64_t key = 0;
+    for (int64_t i = 0; i < signatures.band_rows; ++i) {
+      key = mix(key ^ values[i]);
+    }
+    keyed[row] = {key, row};
+  }
+  std::sort(keyed.begin(), keyed.end());
+  return keyed;
+}
+
+void pairs_of_band(const std::vector<Keyed>& keyed, int64_t max_bucket, std::vector<Pair>& pairs) {
+  for (size_t first = 0, row = 0; row < keyed.size(); ++row) {
+    if (keyed[row].key != keyed[first].key) {
+      first = row;
+    }
+    const size_t last = std::min<size_t>(row, first + max_bucket);
+    for (size_t other = first; other < last; ++other) {
+      pairs.push_back({keyed[other].row, keyed[row].row});
+    }
+  }
+}
+
+// Adds pairs to those found before, which are sorted.
+void merge_into(std::vector<Pair>& found, std::vector<Pair>& pairs) {
+  std::sort(pairs.begin(), pairs.end());
+  const auto middle = found.insert(found.end(), pairs.begin(), pairs.end());
+  std::inplace_merge(found.begin(), middle, found.end());
+  found.erase(std::unique(found.begin(), found.end()), found.end());
+}
+
+}  // namespace
+
+std::vector<Pair> candidates(const Signatures& signatures, int64_t max_bucket, int64_t threads) {
+  std::vector<Pair> found;
+  std::mutex merging;
+  parallel_for(signatures.num_bands, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t band = begin; band < end; ++band) {
+      std::vector<Pair> pairs;
+      pairs_of_band(sorted_band(signatures, band), max_bucket, pairs);
+      const std::lock_guard lock(merging);
+      merge_into(found, pairs);  // at once: most pairs agree in several bands
+    }
+  });
+  return found;
+}
+
+int64_t overlap(const uint64_t* one, const uint64_t* one_end, const uint64_t* two,
+                const uint64_t* two_end) {
+  int64_t common = 0;
+  while (one < one_end && two < two_end) {
+    const uint64_t a = *one;
+    const uint64_t b = *two;
+    common += a == b;
+    one += a <= b;
+    two += b <= a;
+  }
+  return common;
+}
+
+std::vector<int64_t> clusters(int64_t rows, const Pair* pairs, int64_t num_pairs) {
+  std::vector<int64_t> parent(rows);
+  std::iota(parent.begin(), parent.end(), 0);
+  const auto root = [&](int64_t row) {
+    while (parent[row] != row) {
+      row = parent[row] = parent[parent[row]];
+    }
+    return row;
+  };
+  for (int64_t i = 0; i < num_pairs; ++i) {
+    const int64_t one = root(pairs[i][0]);
+    const int64_t two = root(pairs[i][1]);
+    parent[std::max(one, two)] = std::min(one, two);
+  }
+  for (int64_t row = 0; row < rows; ++row) {
+    parent[row] = root(row);
+  }
+  return parent;
+}
+
+}  // namespace megafm::index

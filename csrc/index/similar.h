@@ -1,0 +1,31 @@
+// From signatures to clusters: candidate pairs, exact overlaps, connected components.
+
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+namespace megafm::index {
+
+using Pair = std::array<int64_t, 2>;  // of rows, the smaller first
+
+struct Signatures {
+  const uint32_t* values;  // rows x (num_bands * band_rows)
+  int64_t rows;
+  int64_t num_bands;
+  int64_t band_rows;
+};
+
+// Pairs of rows that agree in all of a band, sorted, each once. Of a bucket of more than
+// `max_bucket` rows (boilerplate) every row is paired with the first max_bucket alone.
+std::vector<Pair> candidates(const Signatures& signatures, int64_t max_bucket, int64_t threads);
+
+// The size of the intersection of two sets, each ascending without repeats.
+int64_t overlap(const uint64_t* one, const uint64_t* one_end, const uint64_t* two,
+                const uint64_t* two_end);
+
+// For each row the smallest row that it is connected to by pairs: union-find.
+std::vector<int64_t> clusters(int64_t rows, const Pair* pairs, int64_t num_pairs);
+
+}  // namespace megafm::index

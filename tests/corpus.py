@@ -8,7 +8,7 @@ from pathlib import Path
 
 from megafm import tokenizer
 from megafm.data import tokenize
-from megafm.data.config import DataJob, Source, Split
+from megafm.data.config import DataJob, Source, Split, TrainingData
 from megafm.data.prepare import prepare
 from megafm.model.config import ModelConfig
 from megafm.paths import DataDir, RunDir, TokenizerDir
@@ -61,7 +61,7 @@ def train_job(corpus: Path, run_dir: Path, **groups: object) -> TrainJob:
     job = TrainJob(
         device="cpu",
         run=RunDir(str(run_dir)),
-        data=DataDir(str(corpus / "data")),
+        data=TrainingData(str(corpus / "data")),
         tokenizer=TokenizerDir(str(corpus / "tokenizer")),
         model=model,
         train=TrainConfig(

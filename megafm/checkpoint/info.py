@@ -23,7 +23,7 @@ class CheckpointInfo:
 
     Attributes:
         step: optimizer steps taken.
-        samples: training windows consumed: the whole state of the data loader.
+        samples: training samples consumed: the whole state of the data loader.
         tokens: training tokens consumed.
         seq_len: tokens of context that the model was trained with.
         config_hash, tokenizer_hash, snapshot_id: sha256 of config, tokenizer.json and dataset.

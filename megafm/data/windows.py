@@ -1,4 +1,4 @@
-"""Training samples: windows of a token stream, in an order that depends on no layout."""
+"""Windows of a token stream as training samples, in an order that depends on no layout."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from megafm.data.indexed import IndexedDataset
-from megafm.data.permutation import permute
+from megafm.data.samples import Batch, rows_of_epochs
 
 
 class TokenWindows:
@@ -41,11 +41,14 @@ class TokenWindows:
             )
         self.windows_per_epoch = (tokens - 1) // seq_len
 
-    def batch(self, first: int, count: int) -> np.ndarray:
-        """Samples first .. first + count - 1 as int64 (count, seq_len + 1)."""
-        sample = np.arange(first, first + count, dtype=np.int64)
-        epoch, window = np.divmod(sample, self.windows_per_epoch)
+    def batch(self, first: int, count: int) -> Batch:
         if self.shuffle:
-            window = permute(window, self.windows_per_epoch, self.seed, epoch)
+            window = rows_of_epochs(first, count, self.windows_per_epoch, self.seed)
+        else:
+            window = np.arange(first, first + count, dtype=np.int64) % self.windows_per_epoch
         places = window[:, None] * self.seq_len + np.arange(self.seq_len + 1)
-        return self.dataset.tokens[places].astype(np.int64)
+        tokens = self.dataset.tokens[places].astype(np.int64)
+        return Batch(tokens[:, :-1].copy(), tokens[:, 1:].copy())
+
+    def epochs(self, num_samples: int) -> str:
+        return f"{num_samples / self.windows_per_epoch:.2f} epochs"

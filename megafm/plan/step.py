@@ -54,12 +54,13 @@ class Observed:
 class Rehearsal(Training):
     """Training on tokens that mean nothing, all of them valid."""
 
-    def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def next_batch(self) -> list[tuple[torch.Tensor, ...]]:
         _, count = data_share(self.mesh)
         shape = self.job.train.global_batch_size // count, self.job.train.seq_len
         self.samples += self.job.train.global_batch_size
         tokens = torch.zeros(shape, dtype=torch.int64, device=self.device)
-        return tokens, tokens.clone()
+        size = self.job.train.micro_batch_size
+        return list(zip(tokens.split(size), tokens.clone().split(size), strict=True))
 
 
 def observe_step(

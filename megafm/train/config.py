@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from megafm.data.config import TrainingData
 from megafm.model.config import ModelConfig
 from megafm.ops import OpsConfig
 from megafm.parallel.activation_checkpointing import MODES
 from megafm.parallel.mesh import ParallelConfig
-from megafm.paths import DataDir, RunDir, TokenizerDir
+from megafm.paths import RunDir, TokenizerDir
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class TrainJob:
     what: str = "pretrain a model on token shards; run it again to continue"
     device: str = "auto"
     run: RunDir = field(default_factory=lambda: RunDir("runs/train"))
-    data: DataDir = field(default_factory=DataDir)
+    data: TrainingData = field(default_factory=TrainingData)
     tokenizer: TokenizerDir = field(default_factory=TokenizerDir)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

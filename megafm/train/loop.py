@@ -11,6 +11,7 @@ import time
 
 import torch
 
+from megafm.data import NO_TARGET
 from megafm.parallel import world
 from megafm.parallel.data_parallel import reshard
 from megafm.parallel.mesh import axis, counts_samples, data_share
@@ -21,8 +22,6 @@ from megafm.train.optimizer import clip_grad_norm, set_lr
 from megafm.train.run import Run, Training, open_run
 from megafm.train.schedule import lr_scale
 from megafm.train.stop import StopSignal
-
-IGNORE_INDEX = -100  # what model.loss passes over
 
 
 def train(job: TrainJob) -> None:
@@ -52,13 +51,11 @@ def train(job: TrainJob) -> None:
 def train_step(run: Training, stop: StopSignal) -> dict[str, float]:
     """One optimizer step on the next global batch; returns what metrics.jsonl records."""
     job, started = run.job, time.perf_counter()
-    tokens, targets = run.next_batch()
+    micro_batches = run.next_batch()
     counted = counts_samples(run.mesh)
-    num_valid = world.all_reduce_sum((targets != IGNORE_INDEX).sum() * counted)
-    size = job.train.micro_batch_size
-    loss = run.passes.backward(
-        list(zip(tokens.split(size), targets.split(size), strict=True)), num_valid
-    )
+    valid = torch.stack([(targets != NO_TARGET).sum() for _, targets, *_ in micro_batches])
+    num_valid = world.all_reduce_sum(valid.sum() * counted)
+    loss = run.passes.backward(micro_batches, num_valid)
     pp = axis(run.mesh, "pp")
     grad_norm = clip_grad_norm(run.model, job.optim.clip_grad_norm, pp, run.model.copied_weight)
     lr = job.optim.lr * lr_scale(run.step, job.train.steps, job.schedule)
@@ -103,9 +100,9 @@ def evaluate(run: Run, metrics: MetricsLog | None) -> None:
     # Every rank takes part in every forward pass, if need be with no valid target.
     for first in range(index * size, num_samples + index * size, count * size):
         num = min(max(num_samples - first, 0), size)
-        windows = torch.from_numpy(run.validation.batch(min(first, num_samples - 1), max(num, 1)))
-        tokens, targets = windows[:, :-1], windows[:, 1:].clone()
-        targets[num:] = IGNORE_INDEX
+        batch = run.validation.batch(min(first, num_samples - 1), max(num, 1))
+        tokens, targets = torch.from_numpy(batch.tokens), torch.from_numpy(batch.targets)
+        targets[num:] = NO_TARGET
         loss = run.passes.forward(tokens.to(run.device), targets.to(run.device))
         scored = targets[:num]
         num_bytes = run.token_bytes[scored].sum()

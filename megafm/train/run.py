@@ -24,7 +24,7 @@ from megafm.checkpoint import BackgroundSaver, CheckpointInfo
 from megafm.checkpoint.info import git_commit
 from megafm.checkpoint.store import model_tensors
 from megafm.config import config_hash, to_dict, to_yaml
-from megafm.data import Manifest, TokenWindows, check_tokenizer
+from megafm.data import Batch, Samples, TokenWindows, check_data, training_samples
 from megafm.device import device_name, peak_flops, resolve_device, resolve_precision, set_up_cpu
 from megafm.model import flops_per_token, num_active_parameters, num_parameters
 from megafm.parallel import world
@@ -49,7 +49,7 @@ class Training(Assembly, abc.ABC):
 
     Attributes:
         mesh: of all ranks; None where there is one.
-        step, samples: the position: optimizer steps taken and windows consumed.
+        step, samples: the position: optimizer steps taken and samples consumed.
     """
 
     job: TrainJob
@@ -68,8 +68,8 @@ class Training(Assembly, abc.ABC):
         return flops_per_token(self.job.model, self.job.train.seq_len)
 
     @abc.abstractmethod
-    def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """This rank's share of the next global batch: tokens and targets, (batch, seq) int64."""
+    def next_batch(self) -> list[tuple[torch.Tensor, ...]]:
+        """This rank's share of the next global batch, see `micro_batches`."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -77,23 +77,23 @@ class Run(Training):
     """Training on a dataset, recorded in the run folder.
 
     Attributes:
+        training: of which `samples` were consumed.
         token_bytes: (vocab,) how many bytes of text each token stands for.
     """
 
-    windows: TokenWindows
+    training: Samples
     validation: TokenWindows
     token_bytes: torch.Tensor
     tokenizer_hash: str
     snapshot_id: str
     saver: BackgroundSaver | None
 
-    def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def next_batch(self) -> list[tuple[torch.Tensor, ...]]:
         index, count = data_share(self.mesh)
         share = self.job.train.global_batch_size // count
-        windows = self.windows.batch(self.samples + index * share, share)
+        batch = self.training.batch(self.samples + index * share, share)
         self.samples += self.job.train.global_batch_size
-        on_device = torch.from_numpy(windows).to(self.device, non_blocking=True)
-        return on_device[:, :-1].contiguous(), on_device[:, 1:].contiguous()
+        return micro_batches(batch, self.job.train.micro_batch_size, self.device)
 
     def save(self, *, wait: bool = True) -> None:
         """Write a checkpoint, and return when it is complete if `wait`.
@@ -138,6 +138,21 @@ class Run(Training):
     def say(self, text: str) -> None:
         if world.rank() == 0:
             print(text, flush=True)
+
+
+def micro_batches(batch: Batch, size: int, device: torch.device) -> list[tuple[torch.Tensor, ...]]:
+    """Tokens and targets, (size, seq) int64; of packed documents as one row, (1, size * seq), and
+    where they start, cu_seqlens as of `Decoder.forward`."""
+    tokens, targets = (torch.from_numpy(x).to(device) for x in (batch.tokens, batch.targets))
+    rows = list(zip(tokens.split(size), targets.split(size), strict=True))
+    if batch.starts is None:
+        return [*rows]
+    starts = torch.from_numpy(batch.starts).split(size)
+    ends = (torch.cat([s.flatten().nonzero().flatten(), torch.tensor([s.numel()])]) for s in starts)
+    return [
+        (x.view(1, -1), y.view(1, -1), cu_seqlens.int().to(device))
+        for (x, y), cu_seqlens in zip(rows, ends, strict=True)
+    ]
 
 
 @contextlib.contextmanager
@@ -250,20 +265,20 @@ def _build(
     saver: BackgroundSaver | None,
 ) -> Run:
     tokenizer = Tokenizer.load(job.tokenizer.dir)
-    check_tokenizer(job.data.dir, tokenizer)
+    snapshot_id = check_data(job.data, tokenizer)
     if tokenizer.vocab_size > job.model.vocab_size:
         raise ValueError(
             f"model.vocab_size={job.model.vocab_size}: smaller than the tokenizer's "
             f"{tokenizer.vocab_size}; set model.vocab_size={tokenizer.vocab_size}"
         )
-    folder = Path(job.data.dir)
+    validation = Path(job.data.dir) / "validation"
     run = Run(
         **assembled(job, device, precision, parallel, mesh, seed=job.train.seed),
-        windows=TokenWindows(folder / "train", job.train.seq_len, job.train.seed),
-        validation=TokenWindows(folder / "validation", job.train.seq_len, 0, shuffle=False),
+        training=training_samples(job.data, job.train.seq_len, job.train.seed),
+        validation=TokenWindows(validation, job.train.seq_len, 0, shuffle=False),
         token_bytes=torch.from_numpy(tokenizer.token_bytes()),
         tokenizer_hash=tokenizer.hash,
-        snapshot_id=Manifest.load(job.data.dir).snapshot_id,
+        snapshot_id=snapshot_id,
         saver=saver,
     )
     _resume(run)
@@ -383,14 +398,14 @@ def _introduce(run: Run) -> None:
     job, peak = run.job, peak_flops(run.device, run.precision)
     dtype = str(run.precision).removeprefix("torch.")
     stated = f"{peak / 1e12:,.0f} TFLOP/s a device" if peak else "n/a"
-    epochs = job.train.steps * job.train.global_batch_size / run.windows.windows_per_epoch
+    epochs = run.training.epochs(job.train.steps * job.train.global_batch_size)
     mflops = run.flops_per_token / 1e6
     active = f", {num_active_parameters(job.model):,} of them active" if job.model.moe else ""
     run.say(
         f"model {num_parameters(job.model):,} parameters{active}, {mflops:,.0f} MFLOP/token\n"
         f"ranks {world.world_size()} on {device_name(run.device)}, {dtype}, peak {stated}\n"
         f"data {job.data.dir}: {job.train.steps} steps of {job.train.global_batch_size} x "
-        f"{job.train.seq_len} tokens are {epochs:.2f} epochs"
+        f"{job.train.seq_len} tokens are {epochs}"
     )
     if job.schedule.warmup_steps >= job.train.steps:
         run.say(

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from megafm.checkpoint import checkpoints, latest, load_model
-from megafm.data import TokenWindows
+from megafm.data import TokenWindows, TrainingData
+from megafm.data.config import BlendPart
 from megafm.parallel.mesh import ParallelConfig
 from megafm.tokenizer import Tokenizer
 from megafm.train.config import OptimConfig, ScheduleConfig, TrainConfig, TrainJob
@@ -61,12 +62,11 @@ def test_the_loss_falls_and_every_line_has_its_fields(corpus: Path, tmp_path: Pa
 def test_the_first_loss_is_that_of_plain_torch_in_float64(corpus: Path, tmp_path: Path) -> None:
     job = with_train(train_job(corpus, tmp_path), steps=2, eval_every=0)
     with open_run(job) as run:
-        windows = torch.from_numpy(
-            TokenWindows(corpus / "data" / "train", 32, job.train.seed).batch(0, 8)
-        )
+        batch = TokenWindows(corpus / "data" / "train", 32, job.train.seed).batch(0, 8)
+        tokens, targets = torch.from_numpy(batch.tokens), torch.from_numpy(batch.targets)
         model = run.model.double()
-        logits = model(windows[:, :-1])
-        expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+        logits = model(tokens)
+        expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
         expected.backward()
         norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
     train(job)
@@ -80,7 +80,7 @@ def test_bits_per_byte_counts_the_bytes_of_the_targets(corpus: Path, tmp_path: P
     train(job)
     line = next(line for line in read_metrics(tmp_path) if "val_loss" in line)
     windows = TokenWindows(corpus / "data" / "validation", 32, 0, shuffle=False)
-    targets = windows.batch(0, windows.windows_per_epoch)[:, 1:]
+    targets = windows.batch(0, windows.windows_per_epoch).targets
     num_bytes = sum(
         len(text.encode())
         for row in targets
@@ -146,6 +146,28 @@ def test_a_layout_trains_like_one_rank(
     assert one == pytest.approx(many, rel=1e-4)
 
 
+PACKED_LAYOUTS = {name: LAYOUTS[name] for name in ("ddp2", "cp2", "pp2")}
+
+
+@pytest.mark.parametrize("layout", PACKED_LAYOUTS)
+def test_packed_documents_of_a_blend_train_in_any_layout_and_resume_bitwise(
+    layout: str, corpus: Path, tmp_path: Path, ranks: RankPool
+) -> None:
+    folder = str(corpus / "data")
+    blend = BlendPart(folder, 0.7), BlendPart(folder, 0.3)
+    data = TrainingData(folder, blend, packing="best_fit")
+    train(train_job(corpus, tmp_path / "one", data=data))
+    world_size, parallel = PACKED_LAYOUTS[layout]
+    job = train_job(corpus, tmp_path / "many", data=data, parallel=parallel)
+    ranks.run(train, world_size, with_train(job, micro_batch_size=2))
+    for one, many in zip(curve(tmp_path / "one"), curve(tmp_path / "many"), strict=True):
+        assert one == pytest.approx(many, rel=1e-4)
+    train(with_train(train_job(corpus, tmp_path / "parts", data=data), steps=3))
+    train(train_job(corpus, tmp_path / "parts", data=data))
+    losses = [[line.get("loss") for line in curve(tmp_path / run)[-2:]] for run in ("one", "parts")]
+    assert losses[0] == losses[1]
+
+
 def test_sharded_bf16_keeps_the_rotary_tables_in_fp32(
     corpus: Path, tmp_path: Path, ranks: RankPool
 ) -> None:
@@ -162,7 +184,7 @@ def rotary_dtypes(job: TrainJob) -> set[torch.dtype]:
             block.attention.register_forward_pre_hook(
                 lambda module, arguments: seen.update(table.dtype for table in arguments[1])
             )
-        run.loss(*run.next_batch())
+        run.loss(*run.next_batch()[0])
     return seen
 
 

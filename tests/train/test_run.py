@@ -12,9 +12,9 @@ import yaml
 
 from megafm import tokenizer
 from megafm.checkpoint import CheckpointInfo, checkpoints, save_model
-from megafm.data import Manifest, tokenize
+from megafm.data import Manifest, TrainingData, tokenize
 from megafm.model import ModelConfig, build
-from megafm.paths import DataDir, TokenizerDir
+from megafm.paths import TokenizerDir
 from megafm.train.loop import train
 from megafm.train.metrics import read_metrics
 from megafm.train.run import open_run
@@ -43,7 +43,7 @@ def test_a_tokenizer_or_data_that_the_checkpoint_did_not_see_is_refused(
     elsewhere = make_corpus(tmp_path / "elsewhere", seed=1)
     new_data = dataclasses.replace(
         longer,
-        data=DataDir(str(elsewhere / "data")),
+        data=TrainingData(str(elsewhere / "data")),
         tokenizer=TokenizerDir(str(elsewhere / "tokenizer")),
     )
     with pytest.raises(ValueError, match="tokenizer.dir=.*was trained with; set run.dir"):
@@ -51,7 +51,7 @@ def test_a_tokenizer_or_data_that_the_checkpoint_did_not_see_is_refused(
 
     tokenize(elsewhere / "data", tokenizer.Tokenizer.load(corpus / "tokenizer"))
     with pytest.raises(ValueError, match="data.dir=.*was trained on; set run.dir"):
-        train(dataclasses.replace(longer, data=DataDir(str(elsewhere / "data"))))
+        train(dataclasses.replace(longer, data=TrainingData(str(elsewhere / "data"))))
     assert [c.name for c in checkpoints(tmp_path / "run")] == ["step_00000001"]
 
 
@@ -68,7 +68,7 @@ def test_a_truncated_shard_is_refused_before_training(corpus: Path, tmp_path: Pa
     shard.write_bytes(shard.read_bytes()[:-100])
     job = train_job(corpus, tmp_path / "run")
     with pytest.raises(ValueError, match="train.bin"):
-        train(dataclasses.replace(job, data=DataDir(str(tmp_path / "data"))))
+        train(dataclasses.replace(job, data=TrainingData(str(tmp_path / "data"))))
 
 
 def test_a_changed_setting_is_said_and_the_old_config_is_kept(

@@ -1,0 +1,83 @@
+"""Several sources of samples in given proportions, exact to a sample at every point."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from megafm.data.index import native
+from megafm.data.samples import Batch, Samples
+
+MAX_PARTS = 2**24  # a table of eight bytes each
+
+
+class Blend:
+    """Samples of several sources: of the first n, each source gives its share of n to within one.
+
+    The order repeats after as many samples as the weights have parts (0.45, 0.35 and 0.2 have 20),
+    so that sample i is found without those before it. A source gives its samples in its own order.
+
+    Args:
+        sources: of one kind, and one seq_len.
+        weights: positive, of any sum; as decimal numbers they are taken exactly.
+
+    Raises:
+        ValueError: the weights have more than MAX_PARTS parts.
+    """
+
+    def __init__(self, sources: Sequence[Samples], weights: Sequence[float]) -> None:
+        self.sources = sources
+        self.seq_len = sources[0].seq_len
+        self.parts = parts(weights)
+        self._source = native().blend(self.parts)
+        self._number = np.empty(len(self._source), np.int32)  # of those of its source
+        for number, count in enumerate(self.parts):
+            self._number[self._source == number] = np.arange(count)
+
+    def places(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """For samples first .. first + count - 1 the source, and which of its samples: int64."""
+        cycle, place = np.divmod(np.arange(first, first + count, dtype=np.int64), len(self._source))
+        source = self._source[place].astype(np.int64)
+        return source, cycle * np.array(self.parts, np.int64)[source] + self._number[place]
+
+    def batch(self, first: int, count: int) -> Batch:
+        source, sample = self.places(first, count)
+        rows = [np.flatnonzero(source == number) for number in range(len(self.sources))]
+        # The samples of a source follow each other.
+        batches = [
+            one.batch(int(sample[where[0]]), len(where))
+            for one, where in zip(self.sources, rows, strict=True)
+            if len(where)
+        ]
+        order = np.argsort(np.concatenate(rows))
+        starts = [one.starts for one in batches if one.starts is not None]
+        return Batch(
+            np.concatenate([one.tokens for one in batches])[order],
+            np.concatenate([one.targets for one in batches])[order],
+            np.concatenate(starts)[order] if starts else None,
+        )
+
+    def epochs(self, num_samples: int) -> str:
+        each = (
+            f"{part / sum(self.parts):.2%} of samples, "
+            f"{source.epochs(round(num_samples * part / sum(self.parts)))}"
+            for source, part in zip(self.sources, self.parts, strict=True)
+        )
+        return "; ".join(each)
+
+
+def parts(weights: Sequence[float]) -> list[int]:
+    """The smallest integers in the proportions of the weights, taken as the decimals they show."""
+    exact = [Fraction(str(weight)) for weight in weights]
+    scale = math.lcm(*(weight.denominator for weight in exact))
+    whole = [int(weight * scale) for weight in exact]
+    divisor = math.gcd(*whole)
+    if sum(whole) // divisor > MAX_PARTS:
+        raise ValueError(
+            f"data.blend: weights {list(weights)} have {sum(whole) // divisor} parts, more than "
+            f"{MAX_PARTS}; round them to six digits"
+        )
+    return [weight // divisor for weight in whole]

@@ -1,0 +1,77 @@
+"""Whole documents packed into rows as training samples: no document is cut that fits in one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from megafm.data.index import native
+from megafm.data.indexed import IndexedDataset
+from megafm.data.samples import NO_TARGET, Batch, rows_of_epochs
+
+
+class PackedDocuments:
+    """The documents of a shard, packed into rows of seq_len tokens by best-fit-decreasing.
+
+    A document of n tokens has n - 1 of them with a target, the token after it. Longer ones are cut
+    into pieces of seq_len, which share no target. Tokens see those of their own piece alone; what
+    is left of a row is padding. Sample i is a pure function of (seed, i), as of `TokenWindows`.
+    Source: Ding et al., Fewer Truncations Improve Language Modeling (2024), section 3.
+
+    Memory: about 40 bytes a document.
+
+    Attributes:
+        waste: the share of padding.
+
+    Raises:
+        ValueError: no document has a token with a target.
+    """
+
+    def __init__(self, prefix: str | Path, seq_len: int, seed: int = 0) -> None:
+        self.dataset = IndexedDataset(prefix)
+        self.seq_len = seq_len
+        self.seed = seed
+        edges = np.concatenate(([0], np.cumsum(self.dataset.lengths, dtype=np.int64)))
+        edges = edges[self.dataset.document_indices]
+        starts, lengths = cut(edges[:-1], np.diff(edges) - 1, seq_len)
+        if len(starts) == 0:
+            raise ValueError(
+                f"{self.dataset.bin_path}: no document of two tokens or more to pack; add "
+                "documents, or set data.packing=stream"
+            )
+        order, self._ends = native().pack(lengths, seq_len)
+        self._starts, self._lengths = starts[order], lengths[order]
+        self.rows_per_epoch = len(self._ends) - 1
+        places = self.rows_per_epoch * seq_len
+        self.waste = (places - int(lengths.sum())) / places
+
+    def batch(self, first: int, count: int) -> Batch:
+        rows = rows_of_epochs(first, count, self.rows_per_epoch, self.seed)
+        tokens = np.zeros((count, self.seq_len), np.int64)
+        targets = np.full((count, self.seq_len), NO_TARGET, np.int64)
+        starts = np.zeros((count, self.seq_len), bool)
+        for i, row in enumerate(rows.tolist()):
+            at = 0
+            for piece in range(self._ends[row], self._ends[row + 1]):
+                start, length = self._starts[piece], self._lengths[piece]
+                document = self.dataset.tokens[start : start + length + 1]
+                tokens[i, at : at + length] = document[:-1]
+                targets[i, at : at + length] = document[1:]
+                starts[i, at] = True
+                at += length
+            if at < self.seq_len:
+                starts[i, at] = True  # the padding
+        return Batch(tokens, targets, starts)
+
+    def epochs(self, num_samples: int) -> str:
+        return f"{num_samples / self.rows_per_epoch:.2f} epochs, {self.waste:.2%} padding"
+
+
+def cut(starts: np.ndarray, lengths: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Starts and lengths (int64) of pieces of at most `most`; those without length are left out."""
+    num_pieces = -(-np.maximum(lengths, 0) // most)
+    document = np.repeat(np.arange(len(lengths)), num_pieces)
+    number = np.arange(len(document)) - np.repeat(np.cumsum(num_pieces) - num_pieces, num_pieces)
+    pieces = np.minimum(lengths[document] - number * most, most)
+    return starts[document] + number * most, pieces

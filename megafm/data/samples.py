@@ -1,0 +1,46 @@
+"""Training samples: what every order of them gives to the loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from megafm.data.permutation import permute
+
+NO_TARGET = -100  # what model.loss passes over
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples, a row each.
+
+    Attributes:
+        tokens, targets: int64 (count, seq_len); the targets of padding are NO_TARGET.
+        starts: bool (count, seq_len), where a document starts whose tokens see each other alone;
+            None where a token sees all that stand before it in its row.
+    """
+
+    tokens: np.ndarray
+    targets: np.ndarray
+    starts: np.ndarray | None = None
+
+
+class Samples(Protocol):
+    """An endless sequence of samples, each a pure function of a seed and its index."""
+
+    seq_len: int
+
+    def batch(self, first: int, count: int) -> Batch:
+        """Samples first .. first + count - 1."""
+
+    def epochs(self, num_samples: int) -> str:
+        """How often the first `num_samples` go through the data, for people."""
+
+
+def rows_of_epochs(first: int, count: int, num_rows: int, seed: int) -> np.ndarray:
+    """The rows of samples first .. first + count - 1, int64 (count,): each epoch goes through all
+    rows in an order of its own."""
+    epoch, row = np.divmod(np.arange(first, first + count, dtype=np.int64), num_rows)
+    return permute(row, num_rows, seed, epoch)

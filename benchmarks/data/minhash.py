@@ -1,0 +1,137 @@
+"""MinHash from raw text to signatures, shingling included: documents per second of one core.
+
+    pip install rensa datasketch
+    python -m benchmarks.data.minhash TEXT.jsonl
+
+TEXT.jsonl has a document a line, {"text": ...}. Every provider lowercases, takes words, forms
+shingles of five and computes 112 minima, on one thread; peers shingle in Python, as their users
+must, and hash in bulk where they can. Providers take turns, and each has its median. Writes
+benchmarks/results/data/minhash_MACHINE.json; BENCH_CLOCK=cpu counts the process's own CPU time,
+for a machine that others use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import statistics
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import datasketch
+import rensa
+import torch
+
+from benchmarks.machine import ROOT, provenance, slug
+from benchmarks.worker import CLOCK, clock
+from megafm.data.index import missing, native
+from megafm.data.near_duplicates import permutations
+
+NUM_MINIMA = 112  # 14 bands of 8 rows
+WIDTH = 5
+WORD = re.compile(r"\w+")
+BAR = 3.0
+
+
+def megafm(texts: list[str]) -> object:
+    encoded = [text.encode() for text in texts]
+    a, b = permutations(NUM_MINIMA)
+    return native().minhash(encoded, a, b, "words", WIDTH, True, 1)
+
+
+def shingles(text: str) -> list[str]:
+    words = WORD.findall(text.lower())
+    return [" ".join(words[i : i + WIDTH]) for i in range(max(1, len(words) - WIDTH + 1))]
+
+
+def rensa_bulk(texts: list[str]) -> object:
+    token_sets = [shingles(text) for text in texts]
+    return rensa.RMinHash.digest_matrix_from_token_sets(token_sets, NUM_MINIMA, 1)
+
+
+def rensa_c_minhash(texts: list[str]) -> object:
+    return rensa.CMinHash.digests_from_token_sets(map(shingles, texts), NUM_MINIMA, 1)
+
+
+def datasketch_bulk(texts: list[str]) -> object:
+    sets = ([shingle.encode() for shingle in shingles(text)] for text in texts)
+    return datasketch.MinHash.bulk(sets, num_perm=NUM_MINIMA)
+
+
+PROVIDERS: dict[str, Callable[[list[str]], object]] = {
+    "megafm": megafm,
+    "rensa RMinHash": rensa_bulk,
+    "rensa CMinHash": rensa_c_minhash,
+    "datasketch": datasketch_bulk,
+}
+
+
+def measure(texts: list[str], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every provider in every round."""
+    seconds: dict[str, list[float]] = {name: [] for name in PROVIDERS}
+    for number in range(rounds + 1):
+        for name, run in PROVIDERS.items():
+            started = clock()
+            run(texts)
+            if number > 0:  # the first warms up
+                seconds[name].append(clock() - started)
+    return seconds
+
+
+def result(path: Path, texts: list[str], rounds: int) -> dict[str, Any]:
+    seconds = measure(texts, rounds)
+    num_bytes = sum(len(text.encode()) for text in texts)
+    cases = []
+    for name, times in seconds.items():
+        median = statistics.median(times)
+        cases.append(
+            {
+                "name": name,
+                "docs_per_s": round(len(texts) / median),
+                "mb_per_s": round(num_bytes / median / 1e6, 2),
+                "seconds": [round(time, 5) for time in times],
+            }
+        )
+    ours, *peers = (case["docs_per_s"] for case in cases)
+    return {
+        **provenance(torch.device("cpu")),
+        "peers": {name: version(name) for name in ("rensa", "datasketch")},
+        "clock": os.environ.get(CLOCK, "wall"),
+        "text": {
+            "name": path.name,
+            "documents": len(texts),
+            "bytes": num_bytes,
+            "sha256": hashlib.sha256("\0".join(texts).encode()).hexdigest(),
+        },
+        "cases": cases,
+        "bar": {"ratio": round(ours / max(peers), 2), "bar": BAR},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="MinHash from raw text to signatures.")
+    parser.add_argument("text", type=Path, metavar="TEXT.jsonl")
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    if missing() is not None:
+        parser.error(f"{missing()}; run: make setup")
+    with options.text.open(encoding="utf-8") as lines:
+        texts = [json.loads(line)["text"] for line in lines]
+    found = result(options.text, texts, options.rounds)
+    for case in found["cases"]:
+        print(f"{case['name']:16} {case['docs_per_s']:>9,} docs/s {case['mb_per_s']:>8.1f} MB/s")
+    print(f"ours / best peer {found['bar']['ratio']} (bar {BAR})")
+    folder = ROOT / "benchmarks" / "results" / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    out = folder / f"minhash_{slug(torch.device('cpu'))}.json"
+    out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    print(out)
+
+
+if __name__ == "__main__":
+    main()

@@ -278,7 +278,7 @@ def test_without_the_module_python_takes_over_with_one_warning(tmp_path, monkeyp
     monkeypatch.setattr(index, "PACKAGE", tmp_path)
     index.native.cache_clear()
     try:
-        with pytest.warns(UserWarning, match="_index is not built.*run: make setup") as seen:
+        with pytest.warns(UserWarning, match=f"_index is not built.*run: {index.FIX}") as seen:
             assert index.native() is index.native() is index_reference
         assert len(seen) == 1
     finally:

@@ -98,6 +98,10 @@ class Op:
     modes: tuple[str, ...] = (FORWARD, BOTH)
     dtypes: tuple[str, ...] = tuple(DTYPES)
 
+    def modes_of(self, shape: str) -> tuple[str, ...]:
+        """The modes that are timed; decoding a token is inference and has no backward."""
+        return (FORWARD,) if shape.startswith("decode") else self.modes
+
 
 def normal(*shape: int, dtype: torch.dtype, device: torch.device, seed: int = 0) -> torch.Tensor:
     """Standard normal values, the same on every device and in every process."""

@@ -63,7 +63,7 @@ def measure(job: BenchJob, op: Op, device: torch.device, progress: Progress, tas
                 for shape, sizes in shapes.items():
                     case = {"shape": shape, "dtype": dtype}
                     states = _prepare(workers, op, case, job)
-                    for mode in op.modes:
+                    for mode in op.modes_of(shape):
                         label = f"{op.name} {shape} {dtype} {threads} threads {mode}"
                         progress.update(task, description=label)
                         samples = _sample(workers, states, mode, job)
@@ -171,19 +171,23 @@ def quantiles(seconds: list[float]) -> tuple[float, float, float]:
     return fifths[0], statistics.median(seconds), fifths[-1]
 
 
+def _num_cases(job: BenchJob, op: Op, device: torch.device) -> int:
+    """Combinations of dtype and number of threads: each shape is prepared once in each."""
+    return len(_dtypes(job, op)) * len(_threads(job, device))
+
+
 def _num_cells(job: BenchJob, op: Op, device: torch.device) -> int:
     shapes = op.quick if job.quick else op.shapes
-    per_shape = len(_dtypes(job, op)) * len(_threads(job, device)) * len(op.modes)
-    return len(shapes) * per_shape
+    return _num_cases(job, op, device) * sum(len(op.modes_of(shape)) for shape in shapes)
 
 
 def _estimate(job: BenchJob, names: tuple[str, ...], device: torch.device) -> float:
     """Minutes."""
     seconds = 0.0
-    for name in names:
-        cells = _num_cells(job, load(name), device)
-        timing = 0.0 if job.quick else cells * job.seconds
-        seconds += timing + cells / len(load(name).modes) * PREPARE_SECONDS
+    for op in map(load, names):
+        shapes = op.quick if job.quick else op.shapes
+        seconds += _num_cases(job, op, device) * len(shapes) * PREPARE_SECONDS
+        seconds += 0.0 if job.quick else _num_cells(job, op, device) * job.seconds
     return seconds / 60
 
 

@@ -25,7 +25,7 @@ from megafm.bench import BenchJob, choose
 from megafm.model import num_parameters
 
 ROUNDS = 7
-FAR_BEHIND = 1.6  # times the fastest peer so far: one step of such a peer is enough
+FAR_BEHIND = 1.3  # times the fastest peer so far: one step of such a peer is enough
 LAYOUTS = {1: ((1, 1),), 2: ((2, 1), (1, 2))}  # cores -> (threads, ranks)
 
 
@@ -96,10 +96,9 @@ def measure(
                 if entrant is not None:
                     stack.callback(entrant.close)
                     entrants.append(entrant)
+                for slow in filter(lambda e: _far_behind(e, entrants), entrants):
+                    slow.close()  # at once: together they would not fit into the memory
         running = [e for e in entrants if not _far_behind(e, entrants)]
-        for entrant in entrants:
-            if entrant not in running:
-                entrant.close()
         for index in range(1 if job.quick else ROUNDS):
             for entrant in running[index % len(running) :] + running[: index % len(running)]:
                 entrant.step()
@@ -164,8 +163,9 @@ def _spawn(threads: int, ranks: int, clock: str) -> list[Worker]:
 
 
 def _far_behind(entrant: Entrant, entrants: list[Entrant]) -> bool:
-    peers = [e.seconds[0] for e in entrants if e.name != OURS]
-    return entrant.name != OURS and entrant.seconds[0] > FAR_BEHIND * min(peers)
+    if entrant.name == OURS:
+        return False
+    return entrant.seconds[0] > FAR_BEHIND * min(e.seconds[0] for e in entrants if e.name != OURS)
 
 
 def _case(entrant: Entrant, cores: int, dtype: str) -> dict[str, Any]:

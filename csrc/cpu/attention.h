@@ -13,6 +13,7 @@ namespace megafm::cpu {
 constexpr int64_t lane_count = 64;      // rows that are worked on together
 constexpr int64_t key_block = 64;       // keys whose scores are formed at a time
 constexpr int64_t groups_per_task = 4;  // of lane_count rows each, at most
+constexpr int64_t most_decode_rows = 2;  // query heads of a kv head that attention_decode takes
 
 // One head's (seq, dim), elements of dim side by side.
 template <typename T>
@@ -85,6 +86,10 @@ struct AttentionDelta {
   /* Rows [begin, end), at most groups_per_task * lane_count of them. */             \
   template <typename T>                                                              \
   void attention_forward(const AttentionForward<T>&, int64_t begin, int64_t end, float* buffer); \
+  /* All rows of one query: faster where these are few. */                            \
+  int64_t attention_decode_buffer(const AttentionShape& shape);                      \
+  template <typename T>                                                              \
+  void attention_decode(const AttentionForward<T>&, float* buffer);                 \
   template <typename T>                                                              \
   int64_t attention_backward_buffer(const AttentionShape& shape);                    \
   /* d_k, d_v of the key_chunk keys from `key`; adds what they give to d_q, */       \

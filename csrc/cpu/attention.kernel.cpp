@@ -124,28 +124,10 @@ State<E> begin_rows(const AttentionForward<T>& at, int64_t row, int64_t end, E* 
 
 template <typename E, typename T>
 void end_rows(const AttentionForward<T>& at, const State<E>& state) {
-  const AttentionShape& shape = at.shape;
-  const int64_t ld_v = Sizes<E>(shape).ld_v;
+  const int64_t ld_v = Sizes<E>(at.shape).ld_v;
   for (int64_t lane = 0; lane < state.lanes.rows; ++lane) {
-    const int64_t row = state.lanes.row + lane, head = row % shape.group;
-    float most = state.most[lane], total = state.total[lane], scale = 1;
-    if (at.sinks != nullptr) {
-      const float above = at.sinks[head] > most ? at.sinks[head] : most;
-      scale = most > -__builtin_inff() ? __builtin_expf(most - above) : 0;
-      total = total * scale + __builtin_expf(at.sinks[head] - above);
-      most = above;
-    }
-    const bool none = most == -__builtin_inff() && total == 0;
-    scale = none ? 0 : scale / total;
-    const bool infinite = none || most == __builtin_inff();  // then total says nothing
-    at.lse[head * shape.seq_q + row / shape.group] =
-        infinite ? most : most + __builtin_logf(total);
-    T* to = row_data(at.out, row, shape.group);
-    const float* from = state.out + lane * ld_v;
-#pragma omp simd
-    for (int64_t d = 0; d < shape.dim_v; ++d) {
-      store(to[d], from[d] * scale);
-    }
+    end_row(at, state.lanes.row + lane, state.most[lane], state.total[lane],
+            state.out + lane * ld_v);
   }
 }
 

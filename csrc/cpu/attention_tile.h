@@ -116,6 +116,31 @@ static inline ivec sees(const Lanes& lanes, int64_t lane, int32_t key) {
   return (first <= key) & (last > key);
 }
 
+// Writes a row of the output and its logsumexp: `total` sums exp(score - most), `sum` these times
+// the values.
+template <typename T>
+static void end_row(const AttentionForward<T>& at, int64_t row, float most, float total,
+                    const float* sum) {
+  const AttentionShape& shape = at.shape;
+  const int64_t head = row % shape.group;
+  float scale = 1;
+  if (at.sinks != nullptr) {
+    const float above = at.sinks[head] > most ? at.sinks[head] : most;
+    scale = most > -__builtin_inff() ? __builtin_expf(most - above) : 0;
+    total = total * scale + __builtin_expf(at.sinks[head] - above);
+    most = above;
+  }
+  const bool none = most == -__builtin_inff() && total == 0;
+  scale = none ? 0 : scale / total;
+  const bool infinite = none || most == __builtin_inff();  // then total says nothing
+  at.lse[head * shape.seq_q + row / shape.group] = infinite ? most : most + __builtin_logf(total);
+  T* to = row_data(at.out, row, shape.group);
+#pragma omp simd
+  for (int64_t d = 0; d < shape.dim_v; ++d) {
+    store(to[d], sum[d] * scale);
+  }
+}
+
 static inline vec cap_score(vec score, float softcap) {
   return softcap * tanh(score / softcap);
 }

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from megafm import ops
 from tests.ops.backend import CPU, assert_same_bits, needs_library, on_backend
-from tests.ops.error_rule import assert_error_rule, outputs_and_gradients
+from tests.ops.error_rule import assert_error_rule, largest, outputs_and_gradients
 from tests.ops.test_attention import CASES, make, one_query_at_a_time
 
 pytestmark = needs_library
@@ -46,6 +46,12 @@ LARGE: dict[str, tuple[int, int, int, int, int, int, int, dict[str, Any]]] = {
     ),
     "one_head_of_many_keys": (1, 1, 1, 40, 1023, 32, 32, {}),
 }
+# The same, with so few heads to a kv head that one query is worked on unpacked.
+DECODE: dict[str, tuple[int, int, int, int, int, int, int, dict[str, Any]]] = {
+    "own_keys": (2, 3, 3, 1, 799, 64, 64, {}),
+    "shared_odd": (1, 4, 2, 1, 239, 33, 17, {"window": 150, "softcap": 2.0}),
+    "one_key": (1, 2, 1, 1, 1, 5, 3, {}),
+}
 
 
 @pytest.fixture(params=CPU)
@@ -60,9 +66,9 @@ def cpu() -> Iterator[None]:
         yield
 
 
-def make_large(name: str) -> tuple[list[torch.Tensor], dict[str, Any]]:
+def make_large(name: str, cases: dict[str, Any] = LARGE) -> tuple[list[torch.Tensor], Any]:
     torch.manual_seed(0)
-    batch, heads, kv_heads, seq_q, seq_k, dim, dim_v, options = LARGE[name]
+    batch, heads, kv_heads, seq_q, seq_k, dim, dim_v, options = cases[name]
     q, k = torch.randn(batch, seq_q, heads, dim), torch.randn(batch, seq_k, kv_heads, dim)
     return [q, k, torch.randn(batch, seq_k, kv_heads, dim_v)], options
 
@@ -105,6 +111,28 @@ def test_error_rule_of_sinks_and_lse(isa: str, dtype: torch.dtype) -> None:
     tensors.append(torch.tensor([0.5, -1.0, 6.0, 0.0, -30.0, 2.0]))
     plain = with_backend("reference", options)
     assert_error_rule(with_backend("cpu", options), plain, tensors, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=["fp32", "bf16"])
+@pytest.mark.parametrize("sinks", [False, True])
+@pytest.mark.parametrize("name", DECODE)
+def test_error_rule_of_a_decoded_token(
+    isa: str, name: str, sinks: bool, dtype: torch.dtype
+) -> None:
+    """Forward: that is how tokens are decoded."""
+    tensors, options = make_large(name, DECODE)
+    options = {**options, "return_lse": True}
+    tensors = [x.to(dtype) for x in tensors]
+    tensors += [torch.randn(tensors[0].shape[2])] if sinks else []
+    plain = with_backend("reference", options)
+    for got, compared, exact in zip(
+        with_backend("cpu", options)(*tensors),
+        plain(*tensors),
+        plain(*(x.double() for x in tensors)),
+        strict=True,
+    ):
+        allowed = 2 * largest(compared - exact) + torch.finfo(got.dtype).eps * largest(exact)
+        assert largest(got - exact) <= allowed
 
 
 @pytest.mark.parametrize("magnitude", [1e-20, 30.0, 1e5])
@@ -250,6 +278,22 @@ def test_what_is_not_finite_reaches_the_queries_that_see_it(
     assert torch.equal(out[0, :, 1], clean[0, :, 1])
     if place < 2:
         assert torch.equal(out[0, :100], clean[0, :100])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=["fp32", "bf16"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", [1, 2], ids=["k", "v"])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_what_is_not_finite_reaches_the_head_of_a_decoded_token(
+    isa: str, softcap: float | None, place: int, bad: float, dtype: torch.dtype
+) -> None:
+    tensors = [x.to(dtype) for x in make_large("own_keys", DECODE)[0]]
+    clean = ops.attention(*tensors, softcap=softcap)
+    tensors[place][0, 100, 0, 3] = bad
+    out = ops.attention(*tensors, softcap=softcap)
+    expected = with_backend("reference", {"softcap": softcap})(*tensors)
+    assert torch.equal(out.isfinite(), expected.isfinite())
+    assert torch.equal(out[:, :, 1:], clean[:, :, 1:])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=["fp32", "bf16"])

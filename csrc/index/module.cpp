@@ -17,6 +17,7 @@
 #include "index/packing.h"
 #include "index/parallel.h"
 #include "index/repetition.h"
+#include "index/rows.h"
 #include "index/shingles.h"
 #include "index/similar.h"
 
@@ -253,6 +254,62 @@ Array<int64_t> repetition_counts(const Texts& texts, int64_t threads) {
   return counts;
 }
 
+void check_pieces(const Array<int64_t>& starts, const Array<int64_t>& lengths,
+                  const Array<int64_t>& ends, int64_t num_tokens, int64_t seq_len) {
+  check_sets(starts, ends);
+  if (lengths.ndim() != 1 || lengths.size() != starts.size()) {
+    throw std::invalid_argument("lengths: need one per start");
+  }
+  const auto first = starts.unchecked<1>();
+  const auto count = lengths.unchecked<1>();
+  const auto end = ends.unchecked<1>();
+  for (py::ssize_t row = 0; row + 1 < ends.size(); ++row) {
+    int64_t room = seq_len;
+    for (int64_t p = end(row); p < end(row + 1); ++p) {
+      // Each piece has a token after its last.
+      if (count(p) < 1 || count(p) > room || first(p) < 0 || first(p) >= num_tokens - count(p)) {
+        throw std::invalid_argument("piece " + std::to_string(p) + ": " +
+                                    std::to_string(count(p)) + " tokens from " +
+                                    std::to_string(first(p)) + " on do not lie in the " +
+                                    std::to_string(num_tokens) + " of the shard or the row");
+      }
+      room -= count(p);
+    }
+  }
+}
+
+template <typename T>
+bool gather_from(const py::array& data, const Pieces& pieces, int64_t seq_len, int64_t* tokens,
+                 int64_t* targets, bool* begins) {
+  if (!py::isinstance<Array<T>>(data)) {
+    return false;
+  }
+  const T* from = static_cast<const T*>(data.data());
+  const py::gil_scoped_release released;  // pages of a mapped file may have to be read
+  gather_rows(from, pieces, seq_len, tokens, targets, begins);
+  return true;
+}
+
+py::tuple rows_of(const py::array& data, const Array<int64_t>& starts,
+                  const Array<int64_t>& lengths, const Array<int64_t>& ends, int64_t seq_len) {
+  check_pieces(starts, lengths, ends, data.size(), seq_len);
+  const py::ssize_t num_rows = ends.size() - 1;
+  Array<int64_t> tokens({num_rows, seq_len});
+  Array<int64_t> targets({num_rows, seq_len});
+  Array<bool> begins({num_rows, seq_len});
+  const Pieces pieces{starts.data(), lengths.data(), ends.data(), num_rows};
+  const auto gather = [&]<typename... T>() {
+    return (gather_from<T>(data, pieces, seq_len, tokens.mutable_data(), targets.mutable_data(),
+                           begins.mutable_data()) ||
+            ...);
+  };
+  if (!gather.operator()<uint16_t, int32_t, uint8_t, int8_t, int16_t, int64_t>()) {
+    throw std::invalid_argument("data: of dtype " + std::string(py::str(data.dtype())) +
+                                ", which holds no tokens");
+  }
+  return py::make_tuple(tokens, targets, begins);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_index, module) {
@@ -270,6 +327,8 @@ PYBIND11_MODULE(_index, module) {
   module.def("overlaps", overlaps, arg("hashes"), arg("offsets"), arg("pairs"), arg("threads"));
   module.def("clusters", cluster_rows, arg("rows"), arg("pairs"));
   module.def("blend", blend_order, arg("weights"));
+  module.def("gather_rows", rows_of, arg("data"), arg("starts"), arg("lengths"), arg("ends"),
+             arg("seq_len"));
   module.def("repetition", repetition_counts, arg("texts"), arg("threads"));
   module.def("pack", pack_documents, arg("lengths"), arg("capacity"));
 }

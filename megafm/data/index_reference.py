@@ -15,11 +15,13 @@ from itertools import combinations, pairwise
 import numpy as np
 
 from megafm.data.permutation import mix
+from megafm.data.samples import NO_TARGET
 
 __all__ = [
     "blend",
     "candidates",
     "clusters",
+    "gather_rows",
     "minhash",
     "overlaps",
     "pack",
@@ -199,6 +201,35 @@ def pack(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
             rooms.setdefault(room - length, []).append(number)
     order = np.array([document for one in bins for document in one], np.int64)
     return order, np.cumsum([0, *map(len, bins)], dtype=np.int64)
+
+
+def gather_rows(
+    data: np.ndarray, starts: np.ndarray, lengths: np.ndarray, ends: np.ndarray, seq_len: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of pieces of a token stream, of which tokens[i] has tokens[i + 1] as its target.
+
+    Args:
+        data: integers of any type, all tokens of a shard.
+        starts, lengths: int64, of each piece, whose last target is data[start + length].
+        ends: int64, row i holds the pieces ends[i]:ends[i + 1], one after the other.
+
+    Returns:
+        tokens, targets, begins: int64, int64 and bool (rows, seq_len). What is left of a row is
+        padding, token 0 and target NO_TARGET; begins says where a piece, or padding, begins.
+    """
+    shape = len(ends) - 1, seq_len
+    tokens, targets = np.zeros(shape, np.int64), np.full(shape, NO_TARGET, np.int64)
+    begins = np.zeros(shape, bool)
+    for row, (first, end) in enumerate(pairwise(ends.tolist())):
+        at = 0
+        for piece in range(first, end):
+            start, length = int(starts[piece]), int(lengths[piece])
+            tokens[row, at : at + length] = data[start : start + length]
+            targets[row, at : at + length] = data[start + 1 : start + length + 1]
+            begins[row, at] = True
+            at += length
+        begins[row, at:][:1] = True
+    return tokens, targets, begins
 
 
 def repetition(texts: Sequence[bytes], threads: int) -> np.ndarray:

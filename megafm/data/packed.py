@@ -8,7 +8,7 @@ import numpy as np
 
 from megafm.data.index import native
 from megafm.data.indexed import IndexedDataset
-from megafm.data.samples import NO_TARGET, Batch, rows_of_epochs
+from megafm.data.samples import Batch, rows_of_epochs
 
 
 class PackedDocuments:
@@ -48,21 +48,11 @@ class PackedDocuments:
 
     def batch(self, first: int, count: int) -> Batch:
         rows = rows_of_epochs(first, count, self.rows_per_epoch, self.seed)
-        tokens = np.zeros((count, self.seq_len), np.int64)
-        targets = np.full((count, self.seq_len), NO_TARGET, np.int64)
-        starts = np.zeros((count, self.seq_len), bool)
-        for i, row in enumerate(rows.tolist()):
-            at = 0
-            for piece in range(self._ends[row], self._ends[row + 1]):
-                start, length = self._starts[piece], self._lengths[piece]
-                document = self.dataset.tokens[start : start + length + 1]
-                tokens[i, at : at + length] = document[:-1]
-                targets[i, at : at + length] = document[1:]
-                starts[i, at] = True
-                at += length
-            if at < self.seq_len:
-                starts[i, at] = True  # the padding
-        return Batch(tokens, targets, starts)
+        begins, counts = self._ends[rows], self._ends[rows + 1] - self._ends[rows]
+        ends = np.concatenate(([0], np.cumsum(counts)))
+        pieces = np.arange(ends[-1]) + np.repeat(begins - ends[:-1], counts)
+        places = self._starts[pieces], self._lengths[pieces], ends
+        return Batch(*native().gather_rows(self.dataset.tokens, *places, self.seq_len))
 
     def epochs(self, num_samples: int) -> str:
         return f"{num_samples / self.rows_per_epoch:.2f} epochs, {self.waste:.2%} padding"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from megafm.data.index import native
 from megafm.data.indexed import IndexedDataset
 from megafm.data.samples import Batch, rows_of_epochs
 
@@ -46,9 +47,9 @@ class TokenWindows:
             window = rows_of_epochs(first, count, self.windows_per_epoch, self.seed)
         else:
             window = np.arange(first, first + count, dtype=np.int64) % self.windows_per_epoch
-        places = window[:, None] * self.seq_len + np.arange(self.seq_len + 1)
-        tokens = self.dataset.tokens[places].astype(np.int64)
-        return Batch(tokens[:, :-1].copy(), tokens[:, 1:].copy())
+        places = window * self.seq_len, np.full(count, self.seq_len), np.arange(count + 1)
+        tokens, targets, _ = native().gather_rows(self.dataset.tokens, *places, self.seq_len)
+        return Batch(tokens, targets)
 
     def epochs(self, num_samples: int) -> str:
         return f"{num_samples / self.windows_per_epoch:.2f} epochs"

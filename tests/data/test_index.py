@@ -230,6 +230,26 @@ def test_pack(case):
     assert len(full) < 2 * lengths.sum() / capacity + 1  # no two bins could be one
 
 
+DTYPES = [np.uint8, np.int8, np.uint16, np.int16, np.int32, np.int64]
+
+
+@needs_index
+@quick
+@given(
+    st.sampled_from(DTYPES),
+    st.lists(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 4)), max_size=3), max_size=4),
+    st.integers(12, 15),
+)
+def test_gather_rows(dtype, rows, seq_len):
+    data = np.random.default_rng(0).integers(0, 127, 55).astype(dtype)
+    starts, lengths = (np.array([p[i] for row in rows for p in row], np.int64) for i in (0, 1))
+    ends = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+    found = native().gather_rows(data, starts, lengths, ends, seq_len)
+    expected = index_reference.gather_rows(data, starts, lengths, ends, seq_len)
+    for one, two in zip(found, expected, strict=True):
+        assert one.dtype == two.dtype and np.array_equal(one, two)
+
+
 @needs_index
 @quick
 @given(st.integers(1, 500), st.integers(1, 8))
@@ -256,6 +276,14 @@ def test_a_wrong_argument_is_named():
     for offsets in ([0, 3, 4], [1, 5], [0, 6, 5], []):
         with pytest.raises(ValueError, match="offsets: must ascend from 0"):
             module.overlaps(sets[0], np.array(offsets, np.int64), np.array([[0, 1]]), 1)
+    one_row = np.array([0, 1])
+    for start, length in ((-1, 2), (7, 3), (10, 1), (2**63 - 1, 1), (0, 0), (0, 5)):
+        with pytest.raises(ValueError, match=f"piece 0: {length} tokens from {start} on do not"):
+            piece = np.array([start]), np.array([length])
+            module.gather_rows(np.zeros(10, np.uint16), *piece, one_row, 4)
+    with pytest.raises(ValueError, match="dtype float32, which holds no tokens"):
+        piece = np.array([0]), np.array([1])
+        module.gather_rows(np.zeros(10, np.float32), *piece, one_row, 4)
     for weights in ([], [0], [1, -1], [2**23, 2**23 + 1], [1] * 1025):
         with pytest.raises(ValueError, match="weight"):
             module.blend(weights)

@@ -25,15 +25,46 @@ void make_copy(Block& block, const CopyGroups::Copy& copy) {
 
 void AsyncState::reset(Block& block) {
   copy_groups.assign(block.num_threads(), {});
+  bulk_groups.assign(block.num_threads(), {});
+  mbarriers.clear();
+  mbarriers.reserve(num_engines);
+  products.assign(block.num_warps(), {});
+  registers.reset(block);
 }
 
 std::string AsyncState::unfinished() const {
+  const std::string ended = "the block ended with ";
   for (size_t thread = 0; thread < copy_groups.size(); ++thread) {
-    if (copy_groups[thread].copies.empty()) continue;
-    return "the block ended with " + std::to_string(copy_groups[thread].copies.size()) +
-           " cp.async of thread " + std::to_string(thread) + " not waited for";
+    const std::string of_thread = " of thread " + std::to_string(thread) + " not waited for";
+    if (!copy_groups[thread].copies.empty()) {
+      return ended + std::to_string(copy_groups[thread].copies.size()) + " cp.async" + of_thread;
+    }
+    if (!bulk_groups[thread].copies.empty()) {
+      return ended + std::to_string(bulk_groups[thread].copies.size()) + " bulk stores" + of_thread;
+    }
   }
-  return {};
+  for (size_t warp = 0; warp < products.size(); ++warp) {
+    if (!products[warp].under_way.empty()) {
+      return ended + "wgmma of warp " + std::to_string(warp) + " not waited for";
+    }
+    if (products[warp].issued.size() != products[warp / 4 * 4].issued.size()) {
+      return ended + "warps of a warpgroup that issued different numbers of wgmma";
+    }
+  }
+  const std::string left = describe_mbarriers();
+  return left.empty() ? left : ended + "an mbarrier in use\n" + left;
+}
+
+std::string AsyncState::describe_mbarriers() const {
+  std::string text;
+  for (const Mbarrier& barrier : mbarriers) {
+    if (barrier.pending == barrier.count && barrier.bytes == 0 && barrier.copies.empty()) continue;
+    text += "  mbarrier at " + std::to_string(barrier.address) + ": phase " +
+            std::to_string(barrier.phase) + " lacks " + std::to_string(barrier.pending) + " of " +
+            std::to_string(barrier.count) + " arrivals and " + std::to_string(barrier.bytes) +
+            " bytes, with " + std::to_string(barrier.copies.size()) + " copies under way\n";
+  }
+  return text;
 }
 
 void cp_async(uint32_t to, const void* from, uint32_t bytes, int source_bytes) {

@@ -83,6 +83,7 @@ void Block::start(const Launch& launch, dim3 index) {
     thread.clock = 1;
     thread.seen = thread.seen_at_fence = nothing;
     thread.proxy_fences.clear();
+    thread.polls = 0;
     if (thread.done) continue;
     thread.fiber = stacks_.prepare(id, fiber_main);
     thread.warp->alive |= 1u << thread.lane;
@@ -206,7 +207,7 @@ std::string Block::describe_waits() const {
       text += "  warp " + std::to_string(warp.id) + ", lanes" + who + ": " + wait + '\n';
     }
   }
-  return text;
+  return text + async_->describe_mbarriers();
 }
 
 // --- barriers

@@ -58,6 +58,7 @@ struct Thread {
   Seen seen;
   std::vector<uint32_t> proxy_fences;  // clocks of its fence.proxy.async
   Seen seen_at_fence;
+  uint32_t polls;  // of mbarriers, in vain, in a row
 };
 
 // Operations that lanes of a warp do together: the last lane to arrive does them for all.

@@ -6,7 +6,10 @@
 #include <exception>
 #include <string>
 
-#include "cuda/ptx.cuh"
+#include <algorithm>
+#include <type_traits>
+
+#include "cuda/ptx_wgmma.cuh"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 

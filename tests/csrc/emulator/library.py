@@ -6,16 +6,27 @@ import ctypes
 import os
 import shutil
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 ROOT = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).resolve().parent
-FLAGS = ["-std=c++20", "-O1", "-g", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-pthread"]
+FLAGS = [
+    "-std=c++20",
+    "-Werror",
+    "-Wno-unknown-pragmas",
+    "-O1",
+    "-g",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+    "-pthread",
+]
 EMULATE = ["-DMEGAFM_EMULATE", "-ffp-contract=off", "-x", "c++"]
 
 
@@ -43,6 +54,19 @@ def _argument(value: np.ndarray | int | ctypes.c_char_p) -> Any:
         return value
     assert value.flags.c_contiguous
     return value.ctypes.data_as(ctypes.c_void_p)
+
+
+def bits_of(values: torch.Tensor) -> np.ndarray:
+    return values.view(torch.int16).numpy().view(np.uint16)
+
+
+def aligned(values: np.ndarray) -> np.ndarray:
+    """A copy at a multiple of 128 bytes."""
+    memory = np.empty(values.nbytes + 128, np.uint8)
+    begin = -memory.ctypes.data % 128
+    copy = memory[begin : begin + values.nbytes].view(values.dtype).reshape(values.shape)
+    copy[...] = values
+    return copy
 
 
 def why_no_compiler() -> str | None:
@@ -96,6 +120,5 @@ def _is_up_to_date(obj: Path) -> bool:
 
 def _run(command: list[str]) -> None:
     run = subprocess.run(command, capture_output=True, text=True)
-    sys.stderr.write(run.stderr)
-    if run.returncode != 0 or "warning" in run.stderr:
+    if run.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed: {run.stderr[-2000:]}")

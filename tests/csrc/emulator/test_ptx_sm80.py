@@ -1,4 +1,4 @@
-"""Every function of csrc/cuda/ptx.cuh against the tables of the PTX ISA, chapter 9.7.
+"""Every function of csrc/cuda/ptx.cuh itself against the tables of the PTX ISA, chapter 9.7.
 
 The same kernels run on the emulator and, where there is one, on a GPU.
 """
@@ -9,13 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.csrc.emulator.library import Library
+from tests.csrc.emulator.library import Library, aligned, bits_of
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def bits_of(values: torch.Tensor) -> np.ndarray:
-    return values.view(torch.int16).numpy().view(np.uint16)
 
 
 def test_approximations(emulated: Library) -> None:
@@ -57,15 +53,6 @@ def test_cp_async_fills_with_zeros(emulated: Library, size: int, source: int) ->
     expected = x.copy()
     expected[:, source:] = 0
     np.testing.assert_array_equal(y, expected)
-
-
-def aligned(values: np.ndarray) -> np.ndarray:
-    """A copy at a multiple of 128 bytes."""
-    memory = np.empty(values.nbytes + 128, np.uint8)
-    begin = -memory.ctypes.data % 128
-    copy = memory[begin : begin + values.nbytes].view(values.dtype).reshape(values.shape)
-    copy[...] = values
-    return copy
 
 
 def matrix_fragment(n: int, transposed: bool) -> tuple[np.ndarray, np.ndarray]:

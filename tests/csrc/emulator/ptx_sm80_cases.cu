@@ -1,4 +1,4 @@
-// One kernel per function of ptx.cuh, for test_ptx.py: the same on the emulator and on a GPU.
+// One kernel per function of ptx.cuh, for test_ptx_sm80.py: the same on the emulator and on a GPU.
 
 #include "harness.cuh"
 

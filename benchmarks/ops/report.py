@@ -77,8 +77,17 @@ def verdicts(result: dict[str, Any]) -> list[dict[str, Any]]:
         summary = summarise(result["op"], cell)
         if summary is not None:
             case = {key: cell[key] for key in ("shape", "dtype", "threads", "mode")}
-            rows.append(case | asdict(summary) | {"met": summary.met})
+            limit = {"at_most": at_most(result, cell, summary)}
+            rows.append(case | asdict(summary) | limit | {"met": summary.met})
     return rows
+
+
+def at_most(result: dict[str, Any], cell: dict[str, Any], summary: Summary) -> float:
+    """The largest ratio that a kernel could reach: the best peer's time over that at the ceiling.
+
+    The ceiling is of memory, or of the matrix product: what stays in a cache can pass it.
+    """
+    return summary.ratio / rate(result, cell, summary.ours)[2]
 
 
 def rate(result: dict[str, Any], cell: dict[str, Any], seconds: float) -> tuple[float, str, float]:
@@ -128,6 +137,7 @@ def show(result: dict[str, Any], console: Console) -> None:
         "best peer",
         "ms",
         "x",
+        "at most",
         "x q20",
         "x eager",
         "reached",
@@ -137,8 +147,8 @@ def show(result: dict[str, Any], console: Console) -> None:
         table.add_row(*_cells(result, cell))
     console.print(table)
     console.print(
-        "  x: best peer / ours, of the bar (q20: of the 20% quantiles); "
-        "%: of the ceiling measured in this run"
+        "  x: best peer / ours, of the bar (at most: were we at the ceiling; q20: of the 20% "
+        "quantiles); %: of the ceiling measured in this run"
     )
     for name, error in sorted(_errors(result)):
         console.print(f"  {name}: not ranked: {error}", markup=False)
@@ -160,6 +170,7 @@ def _cells(result: dict[str, Any], cell: dict[str, Any]) -> Iterator[str]:
     yield summary.best + (" (tuned malloc)" if summary.best_malloc == "tuned" else "")
     yield f"{1e3 * summary.ours * summary.ratio:.3g}"
     yield f"[{colour}]{summary.ratio:.2f}{bar}[/]"
+    yield f"{at_most(result, cell, summary):.2f}"
     yield f"{summary.quiet_ratio:.2f}"
     yield f"{summary.eager_ratio:.2f}"
     yield f"{reached:.3g} {unit}, {share:.0%}"

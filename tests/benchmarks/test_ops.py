@@ -158,6 +158,7 @@ def test_the_best_peer_is_taken_over_both_allocators() -> None:
         3.0,
     )
     assert judged["bar"] == 2.0 and judged["met"]
+    assert judged["at_most"] == 5.0  # its 5 s over the second that 6 GB take at 6 GB/s
     assert report.rate(result, result["cells"][0], 2.0) == (3.0, "GB/s", 0.5)
     assert report.verdict(result) == "rms_norm: bars: 1 of 1 met"
     console = Console(record=True, width=200)

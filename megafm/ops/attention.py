@@ -247,6 +247,8 @@ def _fit_together(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
 
 registry.register("attention", "reference", registry.Backend(reference))
 registry.register("attention", "cpu", _library.backend(cpp.run, cpp.refuses))
-registry.register("attention", "sdpa", registry.Backend(_sdpa, refuses=_sdpa_refuses))
+registry.register(
+    "attention", "sdpa", registry.Backend(_sdpa, refuses=_sdpa_refuses, transforms=True)
+)
 registry.register("attention", "triton", triton.backend("attention"))
 registry.register("attention", "transformer_engine", transformer_engine.ATTENTION)

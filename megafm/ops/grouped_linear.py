@@ -83,5 +83,7 @@ def _torch_refuses(x: torch.Tensor, weight: torch.Tensor, counts: torch.Tensor) 
 
 registry.register("grouped_linear", "reference", registry.Backend(reference))
 registry.register(
-    "grouped_linear", "torch", registry.Backend(_torch, _torch_unavailable, _torch_refuses)
+    "grouped_linear",
+    "torch",
+    registry.Backend(_torch, _torch_unavailable, _torch_refuses, transforms=True),
 )

@@ -54,12 +54,15 @@ class Backend:
         refuses: of the arguments, why it cannot take them, or None.
         fix: what to run to make it available, e.g. "make setup"; announced once when `auto`
             had to pass it over.
+        transforms: it is written in torch's own ops, so torch.func can transform it, as it can
+            every reference.
     """
 
     run: Callable[..., Any]
     unavailable: Callable[[], str | None] = can_run
     refuses: Callable[..., str | None] = takes_all
     fix: str | None = None
+    transforms: bool = False
 
 
 _table: dict[str, dict[str, Backend]] = {}
@@ -84,19 +87,33 @@ def dispatch(op: str, device: torch.device, *args: Any, **kwargs: Any) -> Any:
     backends = _table[op]
     asked = _requests.get(op, "auto")
     if asked != "auto":
-        reason = why_not(op, asked) or backends[asked].refuses(*args, **kwargs)
+        reason = why_not(op, asked) or no_transform(op, asked)
+        reason = reason or backends[asked].refuses(*args, **kwargs)
         if reason is not None:
             raise ValueError(f"ops.{op}={asked}: {reason}; set ops.{op}=auto")
         return backends[asked].run(*args, **kwargs)
     shape = auto.shape_class(op, *args, **kwargs)
     reason = None
     for name in able(op, device.type, first_tensor(args[0]).dtype, shape):
-        reason = backends[name].refuses(*args, **kwargs)
+        reason = no_transform(op, name) or backends[name].refuses(*args, **kwargs)
         if reason is None:
             return backends[name].run(*args, **kwargs)
     if reason is not None and not torch.compiler.is_compiling():
         announce_fallback(op, reason)
     return backends["reference"].run(*args, **kwargs)
+
+
+def no_transform(op: str, backend: str) -> str | None:
+    """Inside torch.func (grad, vmap, ...), why `backend` cannot run; else None.
+
+    torch refuses there the derivatives of torch.library.register_autograd. Not asked while
+    torch.compile traces, which sees no None in the answer.
+    """
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+        return None
+    if backend == "reference" or _table[op][backend].transforms:
+        return None
+    return "torch.func transforms torch's own ops only"
 
 
 def first_tensor(first: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:

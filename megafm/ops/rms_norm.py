@@ -80,7 +80,9 @@ def _torch_refuses(
 
 
 registry.register("rms_norm", "reference", registry.Backend(reference))
-registry.register("rms_norm", "torch", registry.Backend(_torch, refuses=_torch_refuses))
+registry.register(
+    "rms_norm", "torch", registry.Backend(_torch, refuses=_torch_refuses, transforms=True)
+)
 registry.register("rms_norm", "cpu", _library.backend(cpp.run, cpp.refuses))
 registry.register("rms_norm", "triton", triton.backend("rms_norm"))
 registry.register("rms_norm", "transformer_engine", transformer_engine.RMS_NORM)

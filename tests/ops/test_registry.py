@@ -100,6 +100,37 @@ def test_a_backend_asked_for_runs_or_says_why_not(calls: list[str]) -> None:
     assert calls == ["torch"]
 
 
+Q, K = torch.linspace(-1, 1, 256).view(1, 4, 4, 16), torch.linspace(-1, 1, 128).view(1, 4, 2, 16)
+X, SQUARE = torch.linspace(-1, 1, 128).view(2, 64), torch.linspace(-1, 1, 64**2).view(64, 64)
+TARGETS = torch.tensor([0, 3])
+# op -> a first argument, and the op as a function of it.
+DIFFERENTIATED = {
+    "rms_norm": (X, lambda x: ops.rms_norm(x, SQUARE[0])),
+    "rope": (Q, lambda q: ops.apply_rope(q, K, *ops.rope_cache(4, 16))[0]),
+    "swiglu": (X, lambda gate: ops.swiglu(gate, X)),
+    "attention": (Q, lambda q: ops.attention(q, K, K)),
+    "cross_entropy": (X, lambda x: ops.cross_entropy(x, TARGETS)),
+    "linear_cross_entropy": (X, lambda x: ops.linear_cross_entropy(x, SQUARE, TARGETS)),
+    "linear": (SQUARE.repeat(64, 1), lambda x: ops.linear(x, SQUARE)),  # of the class "large"
+}
+
+
+@pytest.mark.filterwarnings("ignore:megafm")
+@pytest.mark.parametrize("op", DIFFERENTIATED)
+def test_torch_func_gives_the_gradient_of_autograd(op: str) -> None:
+    x, run = DIFFERENTIATED[op]
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(run(leaf).square().sum(), leaf)
+    found = torch.func.grad(lambda x: run(x).square().sum())(x)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)  # of two implementations
+
+
+def test_torch_func_and_a_kernel_asked_for_is_an_error(calls: list[str]) -> None:
+    said = "ops.swiglu=torch: torch.func transforms torch's own ops only; set ops.swiglu=auto"
+    with ops.use(swiglu="torch"), pytest.raises(ValueError, match=said):
+        torch.func.grad(lambda x: ops.swiglu(x, x).sum())(torch.ones(2))
+
+
 def test_the_innermost_use_wins_and_ends_with_its_block(calls: list[str]) -> None:
     with ops.use(swiglu="reference"):
         with ops.use(swiglu="auto"):

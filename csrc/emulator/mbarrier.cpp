@@ -44,14 +44,20 @@ void complete_if_due(Mbarrier& barrier) {
   barrier.waiting.clear();
 }
 
-// Make the copies under way, and tell whether the phase of this parity is over.
+bool has_passed(const Mbarrier& barrier, uint32_t parity) {
+  return (barrier.phase & 1) != parity;
+}
+
+// Whether the phase of this parity is over. If not, the copies under way are made first.
 bool is_over(uint32_t address, uint32_t parity) {
   Mbarrier& barrier = get(address, "wait");
   if (parity > 1) current->block->fail("a phase's parity is 0 or 1");
-  const auto copies = std::move(barrier.copies);
-  barrier.copies.clear();
-  for (const auto& copy : copies) copy(barrier);
-  if ((barrier.phase & 1) == parity) return false;
+  if (!has_passed(barrier, parity)) {
+    const auto copies = std::move(barrier.copies);
+    barrier.copies.clear();
+    for (const auto& copy : copies) copy(barrier);
+  }
+  if (!has_passed(barrier, parity)) return false;
   if (current->block->shadow() != nullptr) current->block->acquire(*current, barrier.released);
   return true;
 }
@@ -114,8 +120,15 @@ bool mbarrier_try_wait(uint32_t address, uint32_t parity) {
 }
 
 void mbarrier_wait(uint32_t address, uint32_t parity) {
-  while (!is_over(address, parity)) {
-    get(address, "wait").waiting.push_back(current);
+  uint32_t began = 0;
+  for (bool first = true; !is_over(address, parity); first = false) {
+    Mbarrier& barrier = get(address, "wait");
+    if (first) began = barrier.phase;
+    if (barrier.phase >= began + 2) {
+      current->block->fail("two phases of the mbarrier at " + std::to_string(address) +
+                           " went by while it waited for the first: nothing held the second back");
+    }
+    barrier.waiting.push_back(current);
     current->block->suspend({"mbarrier at %u, parity %u", address, parity});
   }
 }

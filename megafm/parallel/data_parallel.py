@@ -35,13 +35,15 @@ def data_parallel(
     ZeRO-1, whose optimizer is a `ShardedStep`), FSDP2, or HSDP (FSDP2 with replicas).
 
     DDP takes no DTensors, and one backward pass a step: replicas of a model that is split over `tp`
-    or `pp` are HSDP with shards of one.
+    or `pp` are HSDP with shards of one. So is what is beside the experts in a pipeline, which
+    reduces the gradients of one FSDP2 module and those inside it.
 
     Args:
         blocks: the parts of `module` that FSDP2 gathers and frees one at a time.
         param_dtype: what FSDP2 gathers parameters as.
     """
-    if mesh is None or parallel.dp_replicate == parallel.dp_shard == parallel.cp == 1:
+    alone = parallel.dp_replicate == parallel.dp_shard == parallel.cp == 1
+    if mesh is None or (alone and (parallel.ep == 1 or parallel.pp == 1)):
         return module
     if not shards_parameters(parallel) and parallel.tp == parallel.ep == parallel.pp == 1:
         return _replicated(module, mesh)

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from megafm import ops
 from megafm.device import resolve_device, resolve_precision
-from megafm.parallel.mesh import AXES, ParallelConfig, resolve_layout
+from megafm.parallel.layout import resolve_layout
+from megafm.parallel.mesh import AXES, ParallelConfig
 from megafm.plan.config import PlanJob
 from megafm.plan.dry_run import dry_run
 from megafm.plan.figure import write_figure

@@ -28,13 +28,8 @@ from megafm.data import Batch, Samples, TokenWindows, check_data, training_sampl
 from megafm.device import device_name, peak_flops, resolve_device, resolve_precision, set_up_cpu
 from megafm.model import flops_per_token, num_active_parameters, num_parameters
 from megafm.parallel import world
-from megafm.parallel.mesh import (
-    ParallelConfig,
-    build_mesh,
-    check_micro_batches,
-    data_share,
-    resolve_layout,
-)
+from megafm.parallel.layout import check_micro_batches, resolve_layout
+from megafm.parallel.mesh import ParallelConfig, build_mesh, data_share
 from megafm.tokenizer import Tokenizer
 from megafm.train.assemble import Assembly, assemble
 from megafm.train.config import TrainJob

@@ -28,8 +28,23 @@ LAYOUTS = {
     "tp4_ep2": ParallelConfig(dp_replicate=1, tp=4, ep=2),
     "pp2_tp2": ParallelConfig(pp=2, dp_replicate=1, tp=2),
     "pp2_fsdp2": ParallelConfig(pp=2, dp_replicate=1, dp_shard=2),
+    "pp2_cp2": ParallelConfig(pp=2, dp_replicate=1, cp=2),
+    "pp2_fsdp2_ep2": ParallelConfig(pp=2, dp_replicate=1, dp_shard=2, ep=2),
+    "pp2_tp2_ep2": ParallelConfig(pp=2, dp_replicate=1, tp=2, ep=2),
     "hsdp2x2_tp2": ParallelConfig(dp_replicate=2, dp_shard=2, tp=2),
     "pp2_ddp2_tp2": ParallelConfig(pp=2, dp_replicate=2, tp=2),
+}
+
+# Pipelines of four stages, which the models of the parity test are too short for: see
+# test_pipeline.py.
+SPLIT_BACKWARD = {
+    "interleaved_zero2": ParallelConfig(
+        pp=2, pipeline_schedule="InterleavedZeroBubble", dp_replicate=1, dp_shard=2, zero=2
+    ),
+    "zbv_tp2": ParallelConfig(pp=2, pipeline_schedule="ZBVZeroBubble", dp_replicate=1, tp=2),
+    "dualpipe_cp2": ParallelConfig(
+        pp=2, pipeline_schedule="DualPipeV", dp_replicate=1, cp=2, zero=2
+    ),
 }
 
 

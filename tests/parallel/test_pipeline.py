@@ -11,9 +11,8 @@ import torch
 from megafm.parallel.mesh import ParallelConfig, build_mesh
 from megafm.parallel.stages import SCHEDULES, balanced_split, cut_into_stages
 from tests.parallel import test_parity as parity
+from tests.parallel.layouts import SPLIT_BACKWARD, world_size
 from tests.ranks import RankPool
-
-PP = 2
 
 
 @pytest.mark.parametrize(
@@ -66,54 +65,51 @@ CASES["packed_fp64"] = replace(
 )
 
 
-@pytest.fixture(scope="module")
-def one(
-    ranks: RankPool, tmp_path_factory: pytest.TempPathFactory
-) -> dict[tuple[str, str], parity.Outcome]:
-    """What one rank computes, by layout and case."""
-    return ranks.run(run_schedules, 1, ["one"], tmp_path_factory.mktemp("one"))[0]
+PIPELINES = {
+    schedule: ParallelConfig(pp=2, pipeline_schedule=schedule, dp_replicate=1)
+    for schedule in SCHEDULES
+}
+LAYOUTS = {"one": ParallelConfig(dp_replicate=1), **PIPELINES, **SPLIT_BACKWARD}
 
 
 @pytest.fixture(scope="module")
 def outcomes(
     ranks: RankPool, tmp_path_factory: pytest.TempPathFactory
-) -> list[dict[tuple[str, str], parity.Outcome]]:
-    """What every rank of the pipeline computes, by schedule and case."""
-    return ranks.run(run_schedules, PP, list(SCHEDULES), tmp_path_factory.mktemp("pipeline"))
-
-
-def run_schedules(schedules: list[str], folder: Path) -> dict[tuple[str, str], parity.Outcome]:
+) -> dict[tuple[str, str], list[parity.Outcome]]:
+    """By layout and case, of every rank."""
     found = {}
-    with parity.world.process_group(torch.device("cpu"), timeout_s=60):
-        for schedule in schedules:
-            pp = 1 if schedule == "one" else PP
-            parallel = ParallelConfig(
-                dp_replicate=1, pp=pp, pipeline_schedule="1F1B" if pp == 1 else schedule
-            )
-            mesh = build_mesh(parallel, "cpu") if pp > 1 else None
-            for name, case in CASES.items():
-                found[schedule, name] = parity.run_case(case, parallel, mesh, folder)
+    for names in (["one"], list(PIPELINES), list(SPLIT_BACKWARD)):
+        folder = tmp_path_factory.mktemp("pipeline")
+        by_rank = ranks.run(run_layouts, world_size(LAYOUTS[names[0]]), names, folder)
+        found |= {key: [of_rank[key] for of_rank in by_rank] for key in by_rank[0]}
     return found
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("schedule", SCHEDULES)
+def run_layouts(names: list[str], folder: Path) -> dict[tuple[str, str], parity.Outcome]:
+    """Every case in each of the layouts, which share this world."""
+    found = {}
+    with parity.world.process_group(torch.device("cpu"), timeout_s=60):
+        for name in names:
+            mesh = build_mesh(LAYOUTS[name], "cpu") if name != "one" else None
+            for case in CASES:
+                found[name, case] = parity.run_case(CASES[case], LAYOUTS[name], mesh, folder)
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", [*PIPELINES, *SPLIT_BACKWARD])
 def test_every_schedule_gives_the_gradients_and_losses_of_one_rank(
-    schedule: str,
-    name: str,
-    one: dict[tuple[str, str], parity.Outcome],
-    outcomes: list[dict[tuple[str, str], parity.Outcome]],
+    name: str, case: str, outcomes: dict[tuple[str, str], list[parity.Outcome]]
 ) -> None:
-    parity.check_gradients_and_losses(
-        [of_rank[schedule, name] for of_rank in outcomes], one["one", name], CASES[name]
-    )
+    (one,) = outcomes["one", case]
+    parity.check_gradients_and_losses(outcomes[name, case], one, CASES[case])
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_copies_of_a_tied_weight_have_the_same_gradient_bit_for_bit(
-    schedule: str, outcomes: list[dict[tuple[str, str], parity.Outcome]]
+    schedule: str, outcomes: dict[tuple[str, str], list[parity.Outcome]]
 ) -> None:
-    of_ranks = [of_rank[schedule, "tied_fp64"].gradients for of_rank in outcomes]
+    of_ranks = [outcome.gradients for outcome in outcomes[schedule, "tied_fp64"]]
     copies = [found["embedding.weight"] for found in of_ranks if "embedding.weight" in found]
-    assert len(copies) == (1 if SCHEDULES[schedule].v_shaped else PP)
+    assert len(copies) == (1 if SCHEDULES[schedule].v_shaped else 2)
     assert all(torch.equal(copy, copies[0]) for copy in copies)

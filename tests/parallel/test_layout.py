@@ -7,7 +7,8 @@ import torch
 from torch.torch_version import TorchVersion
 
 from megafm.model import ModelConfig, MoeConfig
-from megafm.parallel.mesh import ParallelConfig, check_micro_batches, resolve_layout
+from megafm.parallel.layout import check_micro_batches, resolve_layout
+from megafm.parallel.mesh import ParallelConfig
 from megafm.parallel.stages import SCHEDULES
 
 MODEL = ModelConfig(num_heads=8, num_kv_heads=4, num_layers=6, vocab_size=512, ffn_dim=256)
@@ -139,7 +140,7 @@ def test_a_way_of_attention_without_effect_warns() -> None:
         (ParallelConfig(dp_shard=4, ep=3), 6, ["ep=3", "x tp=4", "set parallel.ep=2"]),
         (ParallelConfig(ep=2), 8, ["x tp=1", "parallel.ep=1 or parallel.dp_replicate=1 para"]),
         (ParallelConfig(tp=2, ep=4), 8, ["x tp=2", "ep=2 or parallel.dp_replicate=1 parallel"]),
-        (ParallelConfig(pp=2, dp_shard=2, ep=2), 8, ["parallel.pp=2: not with parallel.ep=2"]),
+        (ParallelConfig(pp=2, ep=2), 8, ["x tp=1", "ep=1 or parallel.dp_replicate=1 parallel"]),
         (ParallelConfig(dp_shard=4, zero=1, ep=2), 8, ["zero=1", "ep=2", "set parallel.zero=2"]),
     ],
 )  # fmt: skip
@@ -215,6 +216,13 @@ def test_a_schedule_without_a_pipeline_warns() -> None:
     parallel = ParallelConfig(pipeline_schedule="DualPipeV")
     with pytest.warns(UserWarning, match="pipeline_schedule=DualPipeV: no effect"):
         resolve_layout(parallel, 2, MODEL, SEQ_LEN)
+
+
+@pytest.mark.parametrize(("zero", "world_size"), [(1, 1), (2, 1), (2, 2)])
+def test_a_zero_without_ranks_to_shard_over_warns(zero: int, world_size: int) -> None:
+    message = f"zero={zero}: no effect with parallel.dp_shard=1 and parallel.cp=1"
+    with pytest.warns(UserWarning, match=message):
+        resolve_layout(ParallelConfig(zero=zero), world_size, MODEL, SEQ_LEN)
 
 
 def test_sizes_below_one_are_refused() -> None:

@@ -33,6 +33,7 @@ class Router(nn.Module):
 
     Attributes:
         weight: (num_experts, D).
+        choose: which experts take a token; what has no scores, a dry run, sets another.
         bias: (num_experts,) added to the scores for the choice.
         load: (num_experts,) int64, tokens of the last step, over all ranks.
         counts: (num_experts,) int64, tokens of this step so far, on this rank; None before any.
@@ -45,6 +46,7 @@ class Router(nn.Module):
     def __init__(self, dim: int, moe: MoeConfig, layers: Layers) -> None:
         super().__init__()
         self.moe = moe
+        self.choose = best
         self.weight = layers.replica(moe.num_experts, dim)
         self.register_buffer("bias", torch.zeros(moe.num_experts, dtype=torch.float32))
         self.register_buffer("load", torch.zeros(moe.num_experts, dtype=torch.int64))
@@ -62,9 +64,7 @@ class Router(nn.Module):
         else:
             scores = logits.sigmoid()
             probabilities = scores / (scores.sum(-1, keepdim=True) + EPS)
-        experts = (scores.detach() + self.bias).topk(moe.num_experts_per_token).indices
-        chosen = experts.flatten()
-        counts = torch.zeros_like(self.load).scatter_add_(0, chosen, torch.ones_like(chosen))
+        experts, counts = self.choose(scores.detach() + self.bias, moe.num_experts_per_token)
         if self.training:
             scores = _Balance.apply(scores, probabilities, counts, self)
         weights = scores.gather(-1, experts)
@@ -93,6 +93,15 @@ class Router(nn.Module):
 
 
 EPS = 1e-20  # sigmoids may all be 0
+
+
+def best(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """scores (n, num_experts) -> the k best experts of each token (n, k) int64, and how many tokens
+    each expert gets, (num_experts,) int64."""
+    experts = scores.topk(k).indices
+    chosen = experts.flatten()
+    counts = chosen.new_zeros(scores.shape[1]).scatter_add_(0, chosen, torch.ones_like(chosen))
+    return experts, counts
 
 
 class _Balance(torch.autograd.Function):

@@ -14,21 +14,22 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 
 from megafm.ops.take_rows import sorting, take_rows
 from megafm.parallel.collectives import all_to_all, exchange_rows
 from megafm.parallel.mesh import ParallelConfig
 
 
-def expert_mesh(parallel: ParallelConfig, device_type: str) -> DeviceMesh | None:
-    """The ranks of a resolved layout as experts are spread over them; None without `ep`."""
-    if parallel.ep == 1:
+def expert_mesh(parallel: ParallelConfig, mesh: DeviceMesh | None) -> DeviceMesh | None:
+    """The ranks of the `mesh` of a resolved layout as experts are spread over them; None without
+    `ep`."""
+    if mesh is None or parallel.ep == 1:
         return None
     dp_expert = parallel.dp_shard * parallel.cp * parallel.tp // parallel.ep
-    sizes = (parallel.pp, parallel.dp_replicate, dp_expert, parallel.ep)
+    ranks = mesh.mesh.view(parallel.pp, parallel.dp_replicate, dp_expert, parallel.ep)
     names = ("pp", "dp_replicate", "dp_expert", "ep")
-    return init_device_mesh(device_type, sizes, mesh_dim_names=names)
+    return DeviceMesh(mesh.device_type, ranks, mesh_dim_names=names)
 
 
 def at_experts(

@@ -37,11 +37,6 @@ class PlanJob(TrainJob):
             raise ValueError(f"world_size={self.world_size}: must be at least 1; set world_size=8")
         if not self.ranks:
             raise ValueError("rank=[]: no rank; set rank=0, or a list as rank=[0,1]")
-        if self.model.moe is not None:
-            raise ValueError(
-                "model.moe: which expert gets how many tokens is not known without data; set "
-                "model.moe=null, and model.ffn_dim to what a token goes through"
-            )
         if self.device_memory_gb is not None and not self.device_memory_gb > 0:
             raise ValueError(f"device_memory_gb={self.device_memory_gb}: must be above 0; set 80")
 

@@ -19,6 +19,7 @@ from megafm.plan.config import PlanJob
 from megafm.plan.dry_run import dry_run
 from megafm.plan.figure import write_figure
 from megafm.plan.report import RankReport, show
+from megafm.plan.routing import described
 from megafm.train.run import check_batch
 
 
@@ -43,6 +44,7 @@ def plan(job: PlanJob) -> None:
             world_size=world_size,
             place=_place(parallel, rank),
             device=f"{device.type}, {str(precision).removeprefix('torch.')}",
+            routing=described(job.model.moe) if job.model.moe else None,
             picture=str(picture),
             device_memory_gb=job.device_memory_gb,
             seconds=time.perf_counter() - started,
@@ -62,9 +64,9 @@ def _fewest_ranks(parallel: ParallelConfig) -> int:
 def _place(parallel: ParallelConfig, rank: int) -> dict[str, str]:
     """Where the rank stands along each axis of more than one, as "3 of 8"."""
     sizes = [getattr(parallel, name) for name in AXES]
-    places = np.unravel_index(rank, sizes)
+    places = [*np.unravel_index(rank, sizes), rank % parallel.ep]
     return {
         name: f"{place} of {size}"
-        for name, place, size in zip(AXES, places, sizes, strict=True)
+        for name, place, size in zip((*AXES, "ep"), places, [*sizes, parallel.ep], strict=True)
         if size > 1
     }

@@ -22,7 +22,8 @@ SHARD = "set more parallel.dp_shard (with parallel.zero=3) or parallel.tp, which
 class Collective:
     """
     Attributes:
-        axis: of the mesh; "dp_replicate x dp_shard" is a group over both.
+        axis: of the mesh; "dp_replicate x dp_shard" is a group over both. The ranks of ep, which
+            regroups others, stand under the axes that they lie along.
         calls, payload_bytes, sent_bytes: see `traffic.Moved`.
     """
 
@@ -40,6 +41,7 @@ class RankReport:
     Attributes:
         place: along each axis of more than one rank.
         device: and the dtype of the matmuls.
+        routing: how tokens were given to experts; None for a dense model.
         most: of each category, the most at any time.
         at_peak: of each category, when their sum is `peak`.
         verdict: whether `peak` fits the device; None where no memory was given.
@@ -50,6 +52,7 @@ class RankReport:
     world_size: int
     place: dict[str, str]
     device: str
+    routing: str | None
     most: dict[str, int]
     at_peak: dict[str, int]
     peak: int
@@ -67,6 +70,7 @@ class RankReport:
         world_size: int,
         place: dict[str, str],
         device: str,
+        routing: str | None,
         picture: str,
         device_memory_gb: float | None,
         seconds: float,
@@ -76,6 +80,7 @@ class RankReport:
             world_size=world_size,
             place=place,
             device=device,
+            routing=routing,
             most=observed.most,
             at_peak=observed.at_peak,
             peak=observed.peak,
@@ -131,6 +136,8 @@ def _traffic(report: RankReport) -> Table:
 
 
 def _last_lines(report: RankReport) -> Iterator[str]:
+    if report.routing:
+        yield f"routing: {report.routing}"
     if report.verdict:
         yield report.verdict
     yield f"picture: {report.picture}"

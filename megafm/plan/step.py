@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from megafm.parallel.mesh import ParallelConfig, data_share
 from megafm.plan.dispatch import Opened
 from megafm.plan.memory import CATEGORIES, MemoryTrace
+from megafm.plan.routing import route_evenly
 from megafm.plan.traffic import Moved, Traffic
 from megafm.train.config import TrainJob
 from megafm.train.loop import train_step
@@ -52,7 +53,7 @@ class Observed:
 
 
 class Rehearsal(Training):
-    """Training on tokens that mean nothing, all of them valid."""
+    """Training on tokens that mean nothing, all of them valid, evenly routed to experts."""
 
     def next_batch(self) -> list[tuple[torch.Tensor, ...]]:
         _, count = data_share(self.mesh)
@@ -81,6 +82,7 @@ def observe_step(
     """
     with MemoryTrace(device) as trace:
         training = Rehearsal(**assembled(job, device, precision, parallel, mesh, seed=seed))
+        route_evenly(training.model)
         training.optimizer.init_state()
         first = len(trace.events)
         _follow(training, trace)

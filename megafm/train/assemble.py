@@ -71,7 +71,7 @@ def assemble(
         seq_len: tokens of a sequence, by which the stages of a pipeline are balanced.
     """
     sharded = shards_parameters(parallel)  # then no rank ever holds the whole model
-    experts = expert_mesh(parallel, device.type)
+    experts = expert_mesh(parallel, mesh)
     pp = axis(mesh, "pp")
     stages = cut_into_stages(
         parallel.pipeline_schedule,

@@ -7,7 +7,7 @@ import torch
 
 from megafm.parallel import world
 from megafm.parallel.expert_parallel import at_experts, expert_mesh
-from megafm.parallel.mesh import ParallelConfig
+from megafm.parallel.mesh import ParallelConfig, build_mesh
 from tests.ranks import RankPool
 
 # By rank, the rows of each of 4 experts: of all, of one rank's experts alone, of one, of none.
@@ -29,7 +29,8 @@ def travel() -> dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """By case: results, gradients of the rows and of this rank's experts, of sum(result ** 2)."""
     found = {}
     with world.process_group(torch.device("cpu"), 60.0):
-        mesh = expert_mesh(ParallelConfig(dp_replicate=1, dp_shard=2, ep=2), "cpu")
+        parallel = ParallelConfig(dp_replicate=1, dp_shard=2, ep=2)
+        mesh = expert_mesh(parallel, build_mesh(parallel, "cpu"))
         assert mesh is not None
         for name, by_rank in COUNTS.items():
             counts = by_rank[world.rank()]

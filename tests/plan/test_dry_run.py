@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from megafm.model import ModelConfig, num_parameters
+from megafm.model import ModelConfig, MoeConfig, num_parameters
 from megafm.parallel import world
 from megafm.parallel.mesh import ParallelConfig, build_mesh
 from megafm.plan.dry_run import dry_run
@@ -28,6 +28,9 @@ MODEL = ModelConfig(
 )
 PLAIN = TrainConfig(seq_len=64, global_batch_size=8, micro_batch_size=2, precision="fp32")
 RECOMPUTED = dataclasses.replace(PLAIN, activation_checkpointing=("full", "none", "selective"))
+# A microbatch of 2 x 64 tokens makes 256 choices: the first four experts get 43 each, two get 42.
+EXPERTS = MoeConfig(num_experts=6, ffn_dim=16, num_shared_experts=1, num_dense_layers=1)
+MOE = dataclasses.replace(MODEL, moe=EXPERTS)
 CPU = torch.device("cpu")
 
 # By layout: what a step works on, so that each shows another part of training too.
@@ -42,6 +45,8 @@ JOBS = {
     "cp2": TrainJob(model=MODEL, train=RECOMPUTED),
     "hsdp2_cp2": TrainJob(model=MODEL, train=PLAIN),
     "zero2_tp2": TrainJob(model=MODEL, train=RECOMPUTED),
+    "fsdp2_ep2": TrainJob(model=MOE, train=RECOMPUTED),
+    "fsdp4_ep2": TrainJob(model=MOE, train=dataclasses.replace(PLAIN, precision="bf16")),
 }
 
 
@@ -87,6 +92,16 @@ def test_a_rank_needs_and_moves_what_its_dry_run_says(
         assert planned.peak == pytest.approx(observed.peak, rel=0.1)
         assert planned.most["activations"] == pytest.approx(observed.most["activations"], rel=0.1)
         assert planned.moved == observed.moved
+
+
+def test_the_rows_that_travel_to_experts_and_back(real: dict[str, list[Observed]]) -> None:
+    for rank in range(4):
+        sent = 256  # rows; the first of two ranks has experts 0 to 2, to which both send 3 x 43
+        received = 2 * (3 * 43 if rank % 2 == 0 else 43 + 2 * 42)
+        counts, row = 8 * EXPERTS.num_experts, 2 * MODEL.dim  # bytes, of int64 and of bf16
+        layer = counts + 2 * (sent + received) * row  # there and back, and so do gradients
+        moved = rehearse("fsdp4_ep2", rank).moved["dp_shard", "all_to_all"]
+        assert (moved.calls, moved.payload) == (2 * 5, 2 * layer)
 
 
 def test_the_bytes_of_a_model_on_one_rank(real: dict[str, list[Observed]]) -> None:

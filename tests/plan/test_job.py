@@ -43,6 +43,22 @@ def test_table_and_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "does not fit: " in shown and "set a smaller train.micro_batch_size" in shown
 
 
+def test_how_tokens_went_to_experts_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(
+        tmp_path,
+        "+model.moe.num_experts=4",
+        "world_size=2",
+        "parallel=experts",
+        "parallel.ep=2",
+        "rank=1",
+    )
+    shown = capsys.readouterr().out
+    assert shown.startswith("rank 1 of 2 (dp_shard 1 of 2, ep 1 of 2), cpu, float32\n")
+    assert "routing: even, tokens x 2 / 4 for each expert" in shown
+
+
 @pytest.mark.parametrize(
     ("gigabytes", "says"),
     [
@@ -65,7 +81,6 @@ def test_verdict(gigabytes: float, says: str) -> None:
         (["rank=2", "world_size=2"], "rank=2: the world has 2; set 0 to 1"),
         (["rank=[]"], "rank=[]: no rank"),
         (["device_memory_gb=0"], "device_memory_gb=0"),
-        (["+model.moe.num_experts=4"], "model.moe: which expert gets how many tokens is not known"),
         (["parallel.tp=3"], "parallel.tp=3: does not divide model.num_heads=4"),
         (["world_size=3"], "train.global_batch_size=8: not a multiple of the 3"),
     ],

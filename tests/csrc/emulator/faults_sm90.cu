@@ -57,14 +57,27 @@ void load_waited_for_by_another(bool planted, Memory memory) {
   if (threadIdx.x >= 32) memory.out[threadIdx.x] = tile()[threadIdx.x];
 }
 
-void load_over_what_is_read(bool planted, Memory memory) {
+// Thread 0 lets the others go first before or behind its load.
+void load_twice(bool planted, Memory memory, bool yields_before) {
   const uint32_t mbarrier = start_mbarrier();
   for (int round = 0; round < 2; ++round) {
-    if (threadIdx.x == 0) load_box(memory, mbarrier);
+    if (threadIdx.x == 0) {
+      if (yields_before && round == 0) __nanosleep(1);
+      load_box(memory, mbarrier);
+      if (!yields_before) __nanosleep(1);
+    }
     mbarrier_wait(mbarrier, round);
     memory.out[threadIdx.x] = tile()[threadIdx.x];
     if (!planted) __syncthreads();
   }
+}
+
+void load_over_what_is_read(bool planted, Memory memory) {
+  load_twice(planted, memory, false);
+}
+
+void phase_missed(bool planted, Memory memory) {
+  load_twice(planted, memory, true);
 }
 
 void arrival_before_all_have_read(bool planted, Memory memory) {
@@ -348,6 +361,7 @@ constexpr Named kernels[] = {
     NAMED(load_not_waited_for),
     NAMED(load_waited_for_by_another),
     NAMED(load_over_what_is_read),
+    NAMED(phase_missed),
     NAMED(arrival_before_all_have_read),
     NAMED(too_many_bytes_expected),
     NAMED(too_few_bytes_expected),

@@ -1,0 +1,66 @@
+"""Keep what `megafm plan` says of some layouts: benchmarks/results/plan/NAME.json.
+
+    python -m benchmarks.plan [NAME ...]
+
+Without names, of all of COMMANDS. Refuses a tree with local changes: its commit would not name what
+was planned.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import torch
+
+from benchmarks.machine import ROOT, provenance
+
+RESULTS = ROOT / "benchmarks" / "results" / "plan"
+BF16 = "train.precision=bf16 train.activation_checkpointing=full device_memory_gb=80"
+COMMANDS = {
+    "llama3_70b": (
+        "dry_run=true model=llama3_70b world_size=16384 rank=16383 parallel.tp=8 "
+        "parallel.dp_shard=64",
+        "train.seq_len=8192 train.global_batch_size=2048 train.micro_batch_size=1",
+        f"{BF16} run.dir=runs/plan",
+    ),
+    "long_context": (
+        "dry_run=true model=llama3_8b world_size=128 rank=77 parallel.cp=16 parallel.tp=8",
+        "train.seq_len=262144 model.max_seq_len=262144 train.global_batch_size=1 "
+        "train.micro_batch_size=1",
+        f"{BF16} run.dir=runs/plan_long",
+    ),
+    "experts": (
+        "dry_run=true model=qwen3_30b_a3b world_size=256 rank=255 parallel=experts parallel.ep=32 "
+        "parallel.dp_replicate=2",
+        "train.seq_len=4096 train.global_batch_size=1024 train.micro_batch_size=2",
+        f"{BF16} run.dir=runs/plan_experts",
+    ),
+}
+
+
+def collect(name: str) -> dict[str, Any]:
+    """What a plan prints, of which commit, by which command."""
+    result = provenance(torch.device("cpu"))
+    if result["commit"].endswith("+dirty"):
+        raise ValueError(f"commit {result['commit']}: commit what has changed, and run it again")
+    arguments = [each for line in COMMANDS[name] for each in line.split()]
+    command = [sys.executable, "-m", "megafm.plan", *arguments]
+    planned = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    lines = [line.rstrip() for line in planned.stdout.splitlines()]
+    shown = ["megafm plan " + COMMANDS[name][0], *COMMANDS[name][1:]]
+    return result | {"command": shown, "output": lines}
+
+
+def main() -> None:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for name in sys.argv[1:] or COMMANDS:
+        path = RESULTS / f"{name}.json"
+        path.write_text(json.dumps(collect(name), indent=2) + "\n", encoding="utf-8")
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -13,9 +13,11 @@
 #include <vector>
 
 #include "index/blend.h"
+#include "index/fingerprints.h"
 #include "index/minhash.h"
 #include "index/packing.h"
 #include "index/parallel.h"
+#include "index/repeats.h"
 #include "index/repetition.h"
 #include "index/rows.h"
 #include "index/shingles.h"
@@ -310,6 +312,53 @@ py::tuple rows_of(const py::array& data, const Array<int64_t>& starts,
   return py::make_tuple(tokens, targets, begins);
 }
 
+Array<uint64_t> simhashes(const Texts& texts, const std::string& unit, int64_t width,
+                          bool lowercase, int64_t threads) {
+  const ShingleRule of = rule(unit, width, lowercase);
+  const std::vector<std::string_view> all = views(texts);
+  Array<uint64_t> fingerprints(static_cast<py::ssize_t>(all.size()));
+  uint64_t* out = fingerprints.mutable_data();
+  const py::gil_scoped_release released;
+  parallel_for(all.size(), threads, [&](int64_t begin, int64_t end) {
+    Shingler shingler(of);
+    std::vector<uint64_t> hashes;
+    for (int64_t i = begin; i < end; ++i) {
+      shingler(all[i], hashes);
+      out[i] = simhash(hashes);
+    }
+  });
+  return fingerprints;
+}
+
+Array<int64_t> fingerprint_pairs(const Array<uint64_t>& fingerprints, int64_t most,
+                                 int64_t max_bucket) {
+  if (fingerprints.ndim() != 1 || most < 0 || most > 15 || max_bucket < 1) {
+    throw std::invalid_argument("most=" + std::to_string(most) + ", max_bucket=" +
+                                std::to_string(max_bucket) +
+                                ": need one fingerprint a row, 0 to 15 bits, a bucket of 1");
+  }
+  std::vector<Pair> found;
+  {
+    const uint64_t* begin = fingerprints.data();
+    const py::gil_scoped_release released;
+    found = near_fingerprints(begin, fingerprints.size(), most, max_bucket);
+  }
+  return to_array<int64_t>(found, {static_cast<py::ssize_t>(found.size()), 2});
+}
+
+Array<bool> repeated_tokens(const Array<int64_t>& tokens, const Array<int64_t>& offsets,
+                            int64_t width) {
+  check_sets(tokens, offsets);
+  if (width < 1) {
+    throw std::invalid_argument("width=" + std::to_string(width) + ": must be at least 1");
+  }
+  Array<bool> repeated(tokens.size());
+  bool* out = repeated.mutable_data();
+  const py::gil_scoped_release released;
+  repeats(tokens.data(), offsets.data(), offsets.size() - 1, width, out);
+  return repeated;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_index, module) {
@@ -327,6 +376,11 @@ PYBIND11_MODULE(_index, module) {
   module.def("overlaps", overlaps, arg("hashes"), arg("offsets"), arg("pairs"), arg("threads"));
   module.def("clusters", cluster_rows, arg("rows"), arg("pairs"));
   module.def("blend", blend_order, arg("weights"));
+  module.def("simhash", simhashes, arg("texts"), arg("unit"), arg("width"), arg("lowercase"),
+             arg("threads"));
+  module.def("near_fingerprints", fingerprint_pairs, arg("fingerprints"), arg("most"),
+             arg("max_bucket"));
+  module.def("repeats", repeated_tokens, arg("tokens"), arg("offsets"), arg("width"));
   module.def("gather_rows", rows_of, arg("data"), arg("starts"), arg("lengths"), arg("ends"),
              arg("seq_len"));
   module.def("repetition", repetition_counts, arg("texts"), arg("threads"));

@@ -1,7 +1,6 @@
 #include "index/similar.h"
 
 #include <algorithm>
-#include <compare>
 #include <mutex>
 #include <numeric>
 
@@ -11,16 +10,8 @@
 namespace megafm::index {
 namespace {
 
-struct Keyed {
-  uint64_t key;
-  int64_t row;
-
-  auto operator<=>(const Keyed&) const = default;
-};
-
-// Rows by the hash of one band, equal ones together and ascending. Two bands that differ share a
-// hash with a probability of 2**-64.
-std::vector<Keyed> sorted_band(const Signatures& signatures, int64_t band) {
+// Rows with the hash of one band. Two bands that differ share a hash with a probability of 2**-64.
+std::vector<Keyed> keyed_by_band(const Signatures& signatures, int64_t band) {
   const int64_t width = signatures.num_bands * signatures.band_rows;
   std::vector<Keyed> keyed(signatures.rows);
   for (int64_t row = 0; row < signatures.rows; ++row) {
@@ -31,11 +22,14 @@ std::vector<Keyed> sorted_band(const Signatures& signatures, int64_t band) {
     }
     keyed[row] = {key, row};
   }
-  std::sort(keyed.begin(), keyed.end());
   return keyed;
 }
 
-void pairs_of_band(const std::vector<Keyed>& keyed, int64_t max_bucket, std::vector<Pair>& pairs) {
+}  // namespace
+
+std::vector<Pair> pairs_of_buckets(std::vector<Keyed>& keyed, int64_t max_bucket) {
+  std::sort(keyed.begin(), keyed.end());
+  std::vector<Pair> pairs;
   for (size_t first = 0, row = 0; row < keyed.size(); ++row) {
     if (keyed[row].key != keyed[first].key) {
       first = row;
@@ -45,9 +39,9 @@ void pairs_of_band(const std::vector<Keyed>& keyed, int64_t max_bucket, std::vec
       pairs.push_back({keyed[other].row, keyed[row].row});
     }
   }
+  return pairs;
 }
 
-// Adds pairs to those found before, which are sorted.
 void merge_into(std::vector<Pair>& found, std::vector<Pair>& pairs) {
   std::sort(pairs.begin(), pairs.end());
   const auto middle = found.insert(found.end(), pairs.begin(), pairs.end());
@@ -55,15 +49,13 @@ void merge_into(std::vector<Pair>& found, std::vector<Pair>& pairs) {
   found.erase(std::unique(found.begin(), found.end()), found.end());
 }
 
-}  // namespace
-
 std::vector<Pair> candidates(const Signatures& signatures, int64_t max_bucket, int64_t threads) {
   std::vector<Pair> found;
   std::mutex merging;
   parallel_for(signatures.num_bands, threads, [&](int64_t begin, int64_t end) {
     for (int64_t band = begin; band < end; ++band) {
-      std::vector<Pair> pairs;
-      pairs_of_band(sorted_band(signatures, band), max_bucket, pairs);
+      std::vector<Keyed> keyed = keyed_by_band(signatures, band);
+      std::vector<Pair> pairs = pairs_of_buckets(keyed, max_bucket);
       const std::lock_guard lock(merging);
       merge_into(found, pairs);  // at once: most pairs agree in several bands
     }

@@ -3,12 +3,27 @@
 #pragma once
 
 #include <array>
+#include <compare>
 #include <cstdint>
 #include <vector>
 
 namespace megafm::index {
 
 using Pair = std::array<int64_t, 2>;  // of rows, the smaller first
+
+struct Keyed {
+  uint64_t key;
+  int64_t row;
+
+  auto operator<=>(const Keyed&) const = default;
+};
+
+// Pairs of rows of equal keys, which are sorted here. Of a bucket of more than `max_bucket` rows
+// (boilerplate) every row is paired with the first max_bucket alone.
+std::vector<Pair> pairs_of_buckets(std::vector<Keyed>& keyed, int64_t max_bucket);
+
+// Adds pairs, in any order, to those found before, which stay sorted and each once.
+void merge_into(std::vector<Pair>& found, std::vector<Pair>& pairs);
 
 struct Signatures {
   const uint32_t* values;  // rows x (num_bands * band_rows)
@@ -17,8 +32,7 @@ struct Signatures {
   int64_t band_rows;
 };
 
-// Pairs of rows that agree in all of a band, sorted, each once. Of a bucket of more than
-// `max_bucket` rows (boilerplate) every row is paired with the first max_bucket alone.
+// Pairs of rows that agree in all of a band, sorted, each once; of buckets see above.
 std::vector<Pair> candidates(const Signatures& signatures, int64_t max_bucket, int64_t threads);
 
 // The size of the intersection of two sets, each ascending without repeats.

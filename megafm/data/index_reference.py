@@ -23,11 +23,14 @@ __all__ = [
     "clusters",
     "gather_rows",
     "minhash",
+    "near_fingerprints",
     "overlaps",
     "pack",
+    "repeats",
     "repetition",
     "shingles",
     "signatures",
+    "simhash",
 ]
 
 REPETITION = (  # the columns of `repetition`
@@ -128,6 +131,62 @@ def candidates(signatures: np.ndarray, num_bands: int, max_bucket: int, threads:
         for rows in buckets.values():
             found.update(_pairs(rows, max_bucket))
     return np.array(sorted(found), np.int64).reshape(-1, 2)
+
+
+def simhash(
+    texts: Sequence[bytes], unit: str, width: int, lowercase: bool, threads: int
+) -> np.ndarray:
+    """A fingerprint of each text, uint64 (texts,): bit j is set if more than half of the hashes of
+    its shingles, repeats included, have it. Source: Charikar, Similarity estimation techniques
+    from rounding algorithms (2002)."""
+    fingerprints = []
+    for text in texts:
+        hashes = _shingles(text, unit, width, lowercase)
+        bits = hashes[:, None] >> np.arange(64, dtype=np.uint64) & np.uint64(1)
+        more = 2 * bits.sum(axis=0, dtype=np.int64) > len(hashes)
+        fingerprints.append(sum(1 << bit for bit in np.flatnonzero(more).tolist()))
+    return np.array(fingerprints, np.uint64)
+
+
+def near_fingerprints(fingerprints: np.ndarray, most: int, max_bucket: int) -> np.ndarray:
+    """Pairs i < j that differ in at most `most` (0 to 15) bits: int64 (pairs, 2), sorted.
+
+    Such a pair agrees in one of most + 1 blocks of bits; of more than `max_bucket` rows that agree
+    in a block, each is compared with the first of them alone. Source: Manku, Jain, Das Sarma,
+    Detecting near-duplicates for web crawling (2007).
+    """
+    found: set[tuple[int, int]] = set()
+    values = fingerprints.tolist()
+    for block in range(most + 1):
+        begin, end = 64 * block // (most + 1), 64 * (block + 1) // (most + 1)
+        buckets: dict[int, list[int]] = {}
+        for row, value in enumerate(values):
+            buckets.setdefault(value >> begin & (1 << end - begin) - 1, []).append(row)
+        for rows in buckets.values():
+            found.update(_pairs(rows, max_bucket))
+    near = [(i, j) for i, j in sorted(found) if (values[i] ^ values[j]).bit_count() <= most]
+    return np.array(near, np.int64).reshape(-1, 2)
+
+
+def repeats(tokens: np.ndarray, offsets: np.ndarray, width: int) -> np.ndarray:
+    """Which tokens are in a run of `width` tokens of their document that also stands earlier, in
+    the same or an earlier document: bool (tokens,).
+
+    Removing them leaves the first copy of everything. Source: Lee et al., Deduplicating Training
+    Data Makes Language Models Better (2022), with windows of 50 in place of a suffix array.
+
+    Args:
+        tokens, offsets: int64, document i is tokens[offsets[i]:offsets[i + 1]].
+    """
+    repeated = np.zeros(len(tokens), bool)
+    seen: set[tuple[int, ...]] = set()
+    for first, end in pairwise(offsets.tolist()):
+        for begin in range(first, end - width + 1):
+            window = tuple(tokens[begin : begin + width].tolist())
+            if window in seen:
+                repeated[begin : begin + width] = True
+            seen.add(window)
+    return repeated
 
 
 def overlaps(

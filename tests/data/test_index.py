@@ -110,6 +110,60 @@ PAIRS = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=12).m
 
 @needs_index
 @quick
+@given(TEXTS, UNITS, st.integers(1, 3), st.booleans(), st.integers(1, 3))
+def test_simhash(texts, unit, width, lowercase, threads):
+    found = native().simhash(texts, unit, width, lowercase, threads)
+    assert found.dtype == np.uint64
+    assert np.array_equal(found, index_reference.simhash(texts, unit, width, lowercase, 1))
+
+
+def test_a_small_edit_moves_few_bits_of_a_fingerprint():
+    words = [f"word{i}" for i in range(400)]
+    edited, other = [*words[:-2], "new", "end"], [f"other{i}" for i in range(400)]
+    texts = [" ".join(text).encode() for text in (words, edited, other)]
+    one, two, three = index.native().simhash(texts, "words", 1, False, 1).tolist()
+    assert (one ^ two).bit_count() <= 6 < 16 < (one ^ three).bit_count()
+
+
+@needs_index
+@quick
+@given(
+    st.lists(st.lists(st.integers(0, 63), max_size=4), max_size=12),
+    st.integers(0, 6),
+    st.integers(1, 12),
+)
+def test_near_fingerprints(flips, most, max_bucket):
+    base = 0x0123456789ABCDEF
+    values = [base ^ sum({1 << bit for bit in bits}) for bits in flips]
+    fingerprints = np.array(values, np.uint64)
+    found = native().near_fingerprints(fingerprints, most, max_bucket)
+    expected = index_reference.near_fingerprints(fingerprints, most, max_bucket)
+    assert found.dtype == np.int64 and np.array_equal(found, expected)
+    every = [(i, j) for j in range(len(values)) for i in range(j)]
+    near = sorted((i, j) for i, j in every if (values[i] ^ values[j]).bit_count() <= most)
+    if max_bucket >= len(values):
+        assert found.tolist() == [list(pair) for pair in near]
+
+
+@needs_index
+@quick
+@given(st.lists(st.lists(st.integers(0, 2), max_size=12), max_size=5), st.integers(1, 4))
+def test_repeats(documents, width):
+    tokens, offsets = sets_of(documents, np.int64)
+    found = native().repeats(tokens, offsets, width)
+    assert found.dtype == bool
+    assert np.array_equal(found, index_reference.repeats(tokens, offsets, width))
+
+
+def test_the_first_copy_of_a_run_of_fifty_tokens_stays():
+    run, rest = list(range(50)), list(range(100, 140))
+    tokens, offsets = sets_of([[*run, *rest], [7, *run, 8], run[:49]], np.int64)
+    repeated = index.native().repeats(tokens, offsets, 50)
+    assert np.flatnonzero(repeated).tolist() == list(range(91, 141))
+
+
+@needs_index
+@quick
 @given(st.lists(st.sets(st.integers(0, 20), max_size=12), min_size=8, max_size=8), PAIRS)
 def test_overlaps(sets, pairs):
     hashes, offsets = sets_of([sorted(one) for one in sets], np.uint64)

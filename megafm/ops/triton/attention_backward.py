@@ -19,6 +19,7 @@ from megafm.ops.triton.attention_common import (
     LOG2E,
     capped_scores,
     load_rows,
+    repeated,
     seen_interval,
     split_blocks,
 )
@@ -119,8 +120,8 @@ def attention_backward_keys(
     value = load_rows(v + key_rows * v_seq + v_dims[None, :], keys, seq_k, True, V_DIM)
     d_key = tl.zeros((BLOCK_K, BLOCK_DIM), tl.float32)
     d_value = tl.zeros((BLOCK_K, BLOCK_V_DIM), tl.float32)
-    q_tile = queries[:, None] * q_seq.to(tl.int32) + dims[None, :]
-    d_out_tile = queries[:, None] * d_out_seq.to(tl.int32) + v_dims[None, :]
+    q_tile = queries[:, None] * q_seq.to(tl.int32) + repeated(dims, DIM)[None, :]
+    d_out_tile = queries[:, None] * d_out_seq.to(tl.int32) + repeated(v_dims, V_DIM)[None, :]
     q_rows, d_out_rows = q + batch * q_batch + q_tile, d_out + batch * d_out_batch + d_out_tile
 
     # Over the heads and blocks in one loop: fewer live addresses than in two nested ones.
@@ -137,7 +138,7 @@ def attention_backward_keys(
                 *(d_key, d_value, key, value),
                 *(q_rows + (head * q_head + start * q_seq), lse + row),
                 *(d_out_rows + (head * d_out_head + start * d_out_seq), delta + row),
-                *(start + queries, seq_q, low, high, scale, softcap, False, DIM, V_DIM),
+                *(start + queries, seq_q, low, high, scale, softcap, False),
             )
     for index in range(0, group * num_partial):
         head = kv_head * group + index // num_partial
@@ -148,7 +149,7 @@ def attention_backward_keys(
             *(d_key, d_value, key, value),
             *(q_rows + (head * q_head + start * q_seq), lse + row),
             *(d_out_rows + (head * d_out_head + start * d_out_seq), delta + row),
-            *(start + queries, seq_q, low, high, scale, softcap, True, DIM, V_DIM),
+            *(start + queries, seq_q, low, high, scale, softcap, True),
         )
 
     row = ((batch * seq_k + keys) * kv_heads + kv_head)[:, None]
@@ -181,15 +182,15 @@ def _add_queries(
     scale,
     softcap,
     MASKED: tl.constexpr,
-    DIM: tl.constexpr,
-    V_DIM: tl.constexpr,
 ):
-    """Add to d_key and d_value what the block of queries at `at` of one head gives."""
-    query = load_rows(q_rows, at, seq_q, MASKED, DIM)
-    d_row = load_rows(d_out_rows, at, seq_q, MASKED, V_DIM)
+    """Add to d_key and d_value what the block of queries at `at` of one head gives.
+
+    Columns of padding hold anything: they meet zeros of key and value, or are not stored.
+    """
+    query = load_rows(q_rows, at, seq_q, MASKED, q_rows.shape[1])
+    d_row = load_rows(d_out_rows, at, seq_q, MASKED, d_out_rows.shape[1])
     exists = at < seq_q if MASKED else None
     log_total = tl.load(lse + at, mask=exists)
-    offset = tl.load(delta + at, mask=exists)
     products = tl.dot(key, tl.trans(query), input_precision="ieee")
     scores = capped_scores(products, scale, softcap)
     weights = _weights(scores, log_total[None, :])
@@ -198,6 +199,7 @@ def _add_queries(
         weights = tl.where(seen, weights, 0.0)
     d_value = tl.dot(weights.to(d_row.dtype), d_row, d_value, input_precision="ieee")
     d_weights = tl.dot(value, tl.trans(d_row), input_precision="ieee")
+    offset = tl.load(delta + at, mask=exists)  # late: at head dim 192 registers are short
     d_scores = _d_scores(weights, d_weights - offset[None, :], scores, softcap)
     d_key = tl.dot(d_scores.to(query.dtype), query, d_key, input_precision="ieee")
     return d_key, d_value

@@ -59,6 +59,19 @@ def load_rows(pointers, rows, num_rows, MASK_ROWS: tl.constexpr, DIM: tl.constex
 
 
 @triton.jit
+def repeated(columns, DIM: tl.constexpr):
+    """Columns beyond DIM, which do not exist, read others: a mask in a loop costs registers."""
+    if columns.shape[0] == DIM:
+        existing = columns
+    elif DIM % 32 == 0:  # in runs, so that a thread still loads several at once
+        runs = tl.where(columns < DIM, columns, columns - (columns.shape[0] - DIM))
+        existing = tl.max_contiguous(tl.multiple_of(runs, 32), 32)
+    else:
+        existing = tl.minimum(columns, DIM - 1)
+    return existing
+
+
+@triton.jit
 def tanh(x):
     """To 2 units in the last place; the chip's tanh instruction has 11 bits."""
     square = x * x

@@ -37,6 +37,7 @@ std::string Block::run(const Launch& launch, dim3 index) {
   start(launch, index);
   Thread& first = *take_ready();
   current = &first;
+  worker_ = own_stack();
   switch_fiber(worker_, first.fiber);  // comes back from leave()
   current = nullptr;
   if (failure_.empty()) return {};

@@ -6,6 +6,7 @@
 #include <new>
 
 #ifdef __SANITIZE_ADDRESS__
+#include <pthread.h>
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
@@ -96,6 +97,17 @@ void switch_fiber(Fiber& from, Fiber& to, bool ends) {
   (void)ends;
   megafm_switch_stack(&from.stack_pointer, to.stack_pointer);
 #endif
+}
+
+Fiber own_stack() {
+  Fiber fiber;
+#ifdef __SANITIZE_ADDRESS__
+  pthread_attr_t attributes;
+  pthread_getattr_np(pthread_self(), &attributes);
+  pthread_attr_getstack(&attributes, &fiber.stack_low, &fiber.stack_bytes);
+  pthread_attr_destroy(&attributes);
+#endif
+  return fiber;
 }
 
 void fiber_started() {

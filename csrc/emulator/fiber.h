@@ -17,6 +17,9 @@ struct Fiber {
 // Suspend `from`, which runs, and resume `to`. `ends`: `from` is never resumed.
 void switch_fiber(Fiber& from, Fiber& to, bool ends = false);
 
+// The calling thread's own stack, to come back to.
+Fiber own_stack();
+
 // What a fiber does first on its own stack.
 void fiber_started();
 

@@ -18,10 +18,13 @@ Mbarrier& get(uint32_t address, const char* what) {
   Thread& self = *current;
   self.block->check_shared(address, 8, 8);
   Mbarrier* barrier = find(address);
-  const std::string name = std::string(what) + " of the mbarrier at " + std::to_string(address);
-  if (barrier == nullptr) self.block->fail(name + ", which is not initialised");
-  if (self.block->shadow() != nullptr && barrier->initialiser != self.id &&
-      barrier->initialised_at > self.seen.of(barrier->initialiser)) {
+  const bool ordered = barrier != nullptr && (self.block->shadow() == nullptr ||
+                                              barrier->initialiser == self.id ||
+                                              barrier->initialised_at <=
+                                                  self.seen.of(barrier->initialiser));
+  if (!ordered) {
+    const std::string name = std::string(what) + " of the mbarrier at " + std::to_string(address);
+    if (barrier == nullptr) self.block->fail(name + ", which is not initialised");
     self.block->fail(name + ": nothing orders it behind the init by thread " +
                      std::to_string(barrier->initialiser));
   }

@@ -39,38 +39,40 @@ bool is_fenced(Thread& thread, Thread& writer, uint32_t clock) {
 
 void Shadow::reset(size_t words, size_t warps) {
   cells_.assign(words, Cell{});
-  warps_ = warps;
+  num_words_ = words;
   if (reads_.size() < words * warps) reads_.resize(words * warps);
 }
 
+void Shadow::check_read(Thread& thread, uint32_t word, uint32_t mask, Access access) {
+  const Cell& cell = cells_[word];
+  if (cell.state & (flight_flag | barrier_flag)) report(thread, word, "reads", cell.maker);
+  if (~cell.written & mask) report(thread, word, "reads, uninitialised,", no_maker);
+  if (cell.written >> 4 & mask && !is_ordered(thread, cell.maker, cell.clock)) {
+    report(thread, word, "reads", cell.maker);
+  }
+  if (access == Access::copy && !(cell.state & copy_flag) &&
+      !is_fenced(thread, thread.block->thread(cell.maker), cell.clock)) {
+    report(thread, word, "lets the async proxy read, without fence.proxy.async,", cell.maker);
+  }
+}
+
 void Shadow::read(Thread& thread, uint32_t offset, uint32_t bytes, Access access) {
-  const uint32_t end = offset + bytes;
+  const uint32_t end = offset + bytes, warp = thread.warp->id;
+  const uint32_t made = thread.lane << 27 | thread.clock;
+  const Cell* last = nullptr;  // checked: those written together with it need no check
   for (uint32_t word = offset / 4; 4 * word < end; ++word) {
     Cell& cell = cells_[word];
-    const uint32_t mask = covered(word, offset, end);
-    if (cell.state & (flight_flag | barrier_flag)) {
-      report(thread, word, "reads", cell.maker);
+    uint32_t mask = covered(word, offset, end);
+    const bool same = last != nullptr && last->clock == cell.clock && last->maker == cell.maker &&
+                      last->written == cell.written && last->state == cell.state && mask == 15;
+    if (!same) check_read(thread, word, mask, access);
+    last = mask == 15 ? &cell : nullptr;
+    uint32_t& read = last_read(word, warp);
+    if (cell.warps_read >> warp & 1 && (read & ~(15u << clock_bits)) == made) {
+      mask |= read >> clock_bits & 15;
     }
-    if (~cell.written & mask) {
-      report(thread, word, "reads, uninitialised,", no_maker);
-    }
-    const bool both_atomic = access == Access::atomic && cell.state & atomic_flag;
-    if (cell.written >> 4 & mask && !both_atomic && !is_ordered(thread, cell.maker, cell.clock)) {
-      report(thread, word, "reads", cell.maker);
-    }
-    if (access == Access::copy && !(cell.state & copy_flag) &&
-        !is_fenced(thread, thread.block->thread(cell.maker), cell.clock)) {
-      report(thread, word, "lets the async proxy read, without fence.proxy.async,", cell.maker);
-    }
-    uint32_t& read = reads_[word * warps_ + thread.warp->id];
-    const uint32_t warp_bit = 1u << thread.warp->id;
-    uint32_t bytes_read = mask;
-    const uint32_t made = thread.lane << 27 | thread.clock;
-    if (cell.warps_read & warp_bit && (read & ~(15u << clock_bits)) == made) {
-      bytes_read |= read >> clock_bits & 15;
-    }
-    read = made | bytes_read << clock_bits;
-    cell.warps_read |= warp_bit;
+    read = made | mask << clock_bits;
+    cell.warps_read |= 1u << warp;
   }
 }
 
@@ -83,7 +85,7 @@ void Shadow::check_write(Thread& thread, uint32_t word, uint32_t mask, Access ac
   }
   for (uint32_t warps = cell.warps_read; warps != 0; warps &= warps - 1) {
     const auto warp = static_cast<uint32_t>(__builtin_ctz(warps));
-    const uint32_t read = reads_[word * warps_ + warp];
+    const uint32_t read = last_read(word, warp);
     const uint32_t reader = warp * warp_size + (read >> 27);
     if (read >> clock_bits & mask && !is_ordered(thread, reader, read & clock_mask)) {
       report(thread, word, "writes what was read before:", reader);

@@ -44,12 +44,14 @@ class Shadow {
   };
   static constexpr uint8_t atomic_flag = 1, copy_flag = 2, flight_flag = 4, barrier_flag = 8;
 
+  uint32_t& last_read(uint32_t word, uint32_t warp) { return reads_[warp * num_words_ + word]; }
+  void check_read(Thread& thread, uint32_t word, uint32_t mask, Access access);
   void check_write(Thread& thread, uint32_t word, uint32_t mask, Access access);
   [[noreturn]] void report(Thread& thread, uint32_t word, const char* what, uint32_t maker);
 
   std::vector<Cell> cells_;
-  std::vector<uint32_t> reads_;  // per cell and warp: lane, bytes, clock of the last read
-  size_t warps_ = 0;
+  std::vector<uint32_t> reads_;  // per warp and cell: lane, bytes, clock of the last read
+  size_t num_words_ = 0;
 };
 
 }  // namespace megafm::emulator

@@ -67,11 +67,12 @@ void for_each_chunk(uint64_t descriptor, bool transposed, uint32_t begin, uint32
   }
 }
 
-void look_at(uint64_t descriptor, bool transposed, uint32_t begin, uint32_t count) {
+void look_at(uint64_t descriptor, bool transposed, uint32_t begin, uint32_t count,
+             uint32_t bytes) {
   Block& block = *current->block;
   for_each_chunk(descriptor, transposed, begin, count, [&](uint32_t address, uint32_t, uint32_t) {
     block.check_shared(address, 16, 16);
-    block.read(address, 16, Access::copy);
+    block.read(address, bytes, Access::copy);
   });
 }
 
@@ -128,12 +129,12 @@ void give_accumulators(WarpProducts::Sum& sum) {
   });
 }
 
-void look_at_operands(const Wgmma& operation) {
-  if (current->block->shadow() == nullptr) return;
+// `bytes` of each 16: all, or the first word.
+void look_at_operands(const Wgmma& operation, uint32_t bytes) {
   if (operation.a_registers == nullptr) {
-    look_at(operation.a, operation.transposed_a, first_row(), 16);
+    look_at(operation.a, operation.transposed_a, first_row(), 16, bytes);
   }
-  look_at(operation.b, operation.transposed_b, 0, operation.n);
+  look_at(operation.b, operation.transposed_b, 0, operation.n, bytes);
 }
 
 void multiply(WarpProducts::Product& product) {
@@ -215,7 +216,7 @@ void issue(Wgmma* const* operands, uint32_t lanes) {
   }
   if (sum->n != operation.n) current->block->fail("one accumulator in wgmma of different n");
   ++sum->products;
-  look_at_operands(operation);
+  look_at_operands(operation, 4);
   WarpProducts::Product product{operation, {}, own.committed, sum};
   for (uint32_t lane = 0; operation.a_registers != nullptr && lane < warp_size; ++lane) {
     std::copy_n(operands[lane]->a_registers, 4, product.a_registers[lane]);
@@ -228,7 +229,7 @@ void finish(WarpProducts& own, uint32_t pending) {
   for (; done < own.under_way.size(); ++done) {
     WarpProducts::Product& product = own.under_way[done];
     if (product.group + pending >= own.committed) break;
-    look_at_operands(product.operation);
+    look_at_operands(product.operation, 16);
     multiply(product);
     if (--product.sum->products == 0) give_accumulators(*product.sum);
   }

@@ -1,8 +1,8 @@
 // wgmma: products of a warpgroup on matrices in shared memory, asynchronous; and setmaxnreg.
 //
 // Each warp makes its 16 rows of the product when it waits for it. From the issue on, accumulators
-// hold a NaN; operands in shared memory are looked at when issued and when waited for, so that a
-// write in between is found.
+// hold a NaN; operands in shared memory are looked at when issued (a word in four) and when waited
+// for, so that a write in between is found.
 
 #pragma once
 

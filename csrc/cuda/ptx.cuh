@@ -1,5 +1,6 @@
 // All inline PTX, each instruction as a function with two bodies: the assembly, and the emulator's
-// call (csrc/emulator/README.md). Names and semantics are those of the PTX ISA, chapter 9.7.
+// call (csrc/emulator/README.md). Names and semantics are those of the PTX ISA, chapter 9.7. This
+// is what sm_80 has; ptx_sm90.cuh and ptx_wgmma.cuh hold the rest.
 //
 // Addresses of shared memory are the 32-bit ones of shared_address(). Functions that say "warp" are
 // called by all lanes together, converged.
@@ -103,7 +104,7 @@ __device__ __forceinline__ void cp_async_wait() {
   MEGAFM_PTX(emulator::cp_async_wait(pending), "cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }
 
-// --- ldmatrix (sm_75), stmatrix (sm_90): n matrices of 8 x 8 16-bit elements, by a warp
+// --- ldmatrix: n matrices of 8 x 8 16-bit elements, by a warp
 
 // Lane 8 i + r gives the address of row r of matrix i, 16 bytes. Lane l gets elements (l / 4,
 // 2 (l % 4)) and the next of matrix i in r[i]; of its transpose if `transposed`.
@@ -134,37 +135,6 @@ __device__ __forceinline__ void ldmatrix(uint32_t (&r)[n], uint32_t row) {
     MEGAFM_PTX(emulator::ldmatrix(r, n, transposed, row),
                "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(row) : "memory");
-  }
-}
-
-// The inverse: registers to rows.
-template <int n, bool transposed = false>
-__device__ __forceinline__ void stmatrix(uint32_t row, const uint32_t (&r)[n]) {
-  static_assert(n == 1 || n == 2 || n == 4);
-  if constexpr (n == 1 && !transposed) {
-    MEGAFM_PTX(emulator::stmatrix(r, n, transposed, row),
-               "stmatrix.sync.aligned.m8n8.x1.shared.b16 [%0], {%1};" ::"r"(row), "r"(r[0])
-               : "memory");
-  } else if constexpr (n == 1) {
-    MEGAFM_PTX(emulator::stmatrix(r, n, transposed, row),
-               "stmatrix.sync.aligned.m8n8.x1.trans.shared.b16 [%0], {%1};" ::"r"(row), "r"(r[0])
-               : "memory");
-  } else if constexpr (n == 2 && !transposed) {
-    MEGAFM_PTX(emulator::stmatrix(r, n, transposed, row),
-               "stmatrix.sync.aligned.m8n8.x2.shared.b16 [%0], {%1, %2};" ::"r"(row), "r"(r[0]),
-               "r"(r[1]) : "memory");
-  } else if constexpr (n == 2) {
-    MEGAFM_PTX(emulator::stmatrix(r, n, transposed, row),
-               "stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(row),
-               "r"(r[0]), "r"(r[1]) : "memory");
-  } else if constexpr (!transposed) {
-    MEGAFM_PTX(emulator::stmatrix(r, n, transposed, row),
-               "stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row),
-               "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory");
-  } else {
-    MEGAFM_PTX(emulator::stmatrix(r, n, transposed, row),
-               "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row),
-               "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory");
   }
 }
 

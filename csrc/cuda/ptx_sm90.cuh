@@ -1,4 +1,4 @@
-// Part of ptx.cuh: what came with sm_90, mbarriers and bulk copies (TMA).
+// Part of ptx.cuh: what came with sm_90, mbarriers and bulk copies (TMA) above all.
 
 #pragma once
 
@@ -14,6 +14,38 @@ __device__ __forceinline__ bool elect_one() {
              "{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.b32 %0, 1, 0, p;\n}"
              : "=r"(elected));
   return elected != 0;
+}
+
+// --- stmatrix, the inverse of ldmatrix: registers to rows, by a warp
+
+template <int n, bool transposed = false>
+__device__ __forceinline__ void stmatrix(uint32_t row, const uint32_t (&r)[n]) {
+  static_assert(n == 1 || n == 2 || n == 4);
+  if constexpr (n == 1 && !transposed) {
+    MEGAFM_PTX(emulator::stmatrix(r, n, transposed, row),
+               "stmatrix.sync.aligned.m8n8.x1.shared.b16 [%0], {%1};" ::"r"(row), "r"(r[0])
+               : "memory");
+  } else if constexpr (n == 1) {
+    MEGAFM_PTX(emulator::stmatrix(r, n, transposed, row),
+               "stmatrix.sync.aligned.m8n8.x1.trans.shared.b16 [%0], {%1};" ::"r"(row), "r"(r[0])
+               : "memory");
+  } else if constexpr (n == 2 && !transposed) {
+    MEGAFM_PTX(emulator::stmatrix(r, n, transposed, row),
+               "stmatrix.sync.aligned.m8n8.x2.shared.b16 [%0], {%1, %2};" ::"r"(row), "r"(r[0]),
+               "r"(r[1]) : "memory");
+  } else if constexpr (n == 2) {
+    MEGAFM_PTX(emulator::stmatrix(r, n, transposed, row),
+               "stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(row),
+               "r"(r[0]), "r"(r[1]) : "memory");
+  } else if constexpr (!transposed) {
+    MEGAFM_PTX(emulator::stmatrix(r, n, transposed, row),
+               "stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row),
+               "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory");
+  } else {
+    MEGAFM_PTX(emulator::stmatrix(r, n, transposed, row),
+               "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row),
+               "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory");
+  }
 }
 
 // --- mbarrier: 8 bytes of shared memory, the address a multiple of 8

@@ -67,4 +67,16 @@ class OnDevice {
 };
 #endif
 
+// For ldmatrix and stmatrix. tile: 8 n rows of 8 elements, 16 bytes each, those of odd matrices in reverse order of addresses.
+__device__ inline uint32_t row_address(Shared<uint16_t> tile, int n) {
+  const int row = threadIdx.x % (8 * n);
+  return shared_address(tile + 8 * (row / 8 % 2 == 0 ? row : row / 8 * 8 + 7 - row % 8));
+}
+
+// The kernel for n matrices.
+template <typename Kernel>
+Kernel of_count(int n, Kernel one, Kernel two, Kernel four) {
+  return n == 1 ? one : n == 2 ? two : four;
+}
+
 }  // namespace megafm::cuda

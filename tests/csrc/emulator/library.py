@@ -19,6 +19,7 @@ FLAGS = [
     "-std=c++20",
     "-Werror",
     "-Wno-unknown-pragmas",
+    "-Wno-psabi",
     "-O1",
     "-g",
     "-fPIC",
@@ -107,6 +108,19 @@ def build_emulated(*extra: str) -> Path:
             ]
         )
         unfinished.replace(library)
+    return library
+
+
+def build_cuda() -> Path:
+    """Compile with nvcc for the current GPU, without what its architecture lacks."""
+    major, minor = torch.cuda.get_device_capability()
+    arch = f"{major}{minor}{'a' if major == 9 else ''}"
+    names = ["core", "ptx_sm80", *(["ptx_sm90", "ptx_wgmma"] if major == 9 else [])]
+    library = ROOT / "build" / "emulator-tests" / f"libtests-sm{arch}.so"
+    library.parent.mkdir(parents=True, exist_ok=True)
+    command = ["nvcc", "-std=c++20", "-shared", "-Xcompiler", "-fPIC", "-o", str(library)]
+    command += ["-gencode", f"arch=compute_{arch},code=sm_{arch}", "-I", str(ROOT / "csrc")]
+    _run([*command, *(str(HERE / f"{name}_cases.cu") for name in names)])
     return library
 
 

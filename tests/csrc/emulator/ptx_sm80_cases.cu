@@ -48,12 +48,6 @@ __global__ void copy_groups(const char* from, char* to, int source_bytes) {
   for (int i = 0; i < bytes; ++i) to[step + at + i] = tile[step + at + i];
 }
 
-// tile: 8 n rows of 8 elements, 16 bytes each, those of odd matrices in reverse order of addresses.
-__device__ uint32_t row_address(Shared<uint16_t> tile, int n) {
-  const int row = threadIdx.x % (8 * n);
-  return shared_address(tile + 8 * (row / 8 % 2 == 0 ? row : row / 8 * 8 + 7 - row % 8));
-}
-
 template <int n, bool transposed>
 __global__ void load_matrices(const uint16_t* from, uint32_t* to) {
   const Shared<uint16_t> tile = shared_memory<uint16_t>();
@@ -62,16 +56,6 @@ __global__ void load_matrices(const uint16_t* from, uint32_t* to) {
   uint32_t registers[n];
   ldmatrix<n, transposed>(registers, row_address(tile, n));
   for (int i = 0; i < n; ++i) to[n * threadIdx.x + i] = registers[i];
-}
-
-template <int n, bool transposed>
-__global__ void store_matrices(const uint32_t* from, uint16_t* to) {
-  const Shared<uint16_t> tile = shared_memory<uint16_t>();
-  uint32_t registers[n];
-  for (int i = 0; i < n; ++i) registers[i] = from[n * threadIdx.x + i];
-  stmatrix<n, transposed>(row_address(tile, n), registers);
-  __syncwarp();
-  for (int i = threadIdx.x; i < 64 * n; i += 32) to[i] = tile[i];
 }
 
 template <typename T>
@@ -85,12 +69,6 @@ __global__ void multiply(const uint32_t* a, const uint32_t* b, float* d) {
   }
   mma_m16n8k16<T>(sums, a_pairs, b[2 * lane], b[2 * lane + 1]);
   for (int i = 0; i < 4; ++i) d[4 * lane + i] = sums[i];
-}
-
-// The kernel for n matrices.
-template <typename Kernel>
-Kernel of_count(int n, Kernel one, Kernel two, Kernel four) {
-  return n == 1 ? one : n == 2 ? two : four;
 }
 
 }  // namespace
@@ -144,20 +122,6 @@ EXPORT const char* run_load_matrices(int n, int transposed, const uint16_t* from
                               load_matrices<4, true>)
                    : of_count(n, load_matrices<1, false>, load_matrices<2, false>,
                               load_matrices<4, false>);
-    launch(kernel, 1, 32, 128 * n, nullptr, in.data(), out.data());
-    out.fetch();
-  });
-}
-
-EXPORT const char* run_store_matrices(int n, int transposed, const uint32_t* from, uint16_t* to) {
-  return report_of([&] {
-    OnDevice in(from, 32 * n);
-    OnDevice out(to, 64 * n);
-    const auto kernel =
-        transposed ? of_count(n, store_matrices<1, true>, store_matrices<2, true>,
-                              store_matrices<4, true>)
-                   : of_count(n, store_matrices<1, false>, store_matrices<2, false>,
-                              store_matrices<4, false>);
     launch(kernel, 1, 32, 128 * n, nullptr, in.data(), out.data());
     out.fetch();
   });

@@ -122,6 +122,16 @@ __global__ void elections(int* counts) {
   if (elected) counts[threadIdx.x / 32] = __popc(votes);
 }
 
+template <int n, bool transposed>
+__global__ void store_matrices(const uint32_t* from, uint16_t* to) {
+  const Shared<uint16_t> tile = shared_memory<uint16_t>();
+  uint32_t registers[n];
+  for (int i = 0; i < n; ++i) registers[i] = from[n * threadIdx.x + i];
+  stmatrix<n, transposed>(row_address(tile, n), registers);
+  __syncwarp();
+  for (int i = threadIdx.x; i < 64 * n; i += 32) to[i] = tile[i];
+}
+
 // A producer warpgroup hands registers to two others.
 __global__ void __launch_bounds__(384, 1) move_registers(int* out) {
   if (threadIdx.x < 128) {
@@ -224,6 +234,20 @@ EXPORT const char* run_elections(int* counts) {
   return report_of([&] {
     OnDevice out(counts, 3);
     launch(elections, 1, 96, 0, nullptr, out.data());
+    out.fetch();
+  });
+}
+
+EXPORT const char* run_store_matrices(int n, int transposed, const uint32_t* from, uint16_t* to) {
+  return report_of([&] {
+    OnDevice in(from, 32 * n);
+    OnDevice out(to, 64 * n);
+    const auto kernel =
+        transposed ? of_count(n, store_matrices<1, true>, store_matrices<2, true>,
+                              store_matrices<4, true>)
+                   : of_count(n, store_matrices<1, false>, store_matrices<2, false>,
+                              store_matrices<4, false>);
+    launch(kernel, 1, 32, 128 * n, nullptr, in.data(), out.data());
     out.fetch();
   });
 }

@@ -9,10 +9,10 @@ import torch
 from tests.csrc.emulator.library import Library, aligned
 
 
-def test_warp_functions(emulated: Library) -> None:
+def test_warp_functions(kernels: Library) -> None:
     x = np.random.default_rng(3).integers(-1000, 1000, 32).astype(np.int32)
     out = np.empty((32, 19), np.int32)
-    emulated("run_warp_functions", x, out)
+    kernels("run_warp_functions", x, out)
     lane = np.arange(32)
     segment = lane // 8 * 8
     bits = x.view(np.uint32)
@@ -46,10 +46,10 @@ def test_warp_functions(emulated: Library) -> None:
         np.testing.assert_array_equal(out[:, i], np.broadcast_to(column, 32), err_msg=f"result {i}")
 
 
-def test_atomics_on_global_and_shared_memory(emulated: Library) -> None:
+def test_atomics_on_global_and_shared_memory(kernels: Library) -> None:
     counters = np.array([100, 100, 100, 100, 100, -1, 100, 100], np.int32)
     total, shared = np.zeros(1, np.float32), np.empty(7, np.int32)
-    emulated("run_atomics", counters, total, shared)
+    kernels("run_atomics", counters, total, shared)
     threads = sum(range(96))
     of_block = [100 + threads, 100 - threads, -7, 950, 100 | 255, ~255, 42]
     np.testing.assert_array_equal(shared, of_block)
@@ -60,25 +60,25 @@ def test_atomics_on_global_and_shared_memory(emulated: Library) -> None:
     assert total[0] == 4 * 96 * 0.5
 
 
-def test_block_votes(emulated: Library) -> None:
+def test_block_votes(kernels: Library) -> None:
     out = np.empty(5, np.int32)
-    emulated("run_block_votes", out)
+    kernels("run_block_votes", out)
     np.testing.assert_array_equal(out, [32, 1, 0, 1, 0])
 
 
-def test_indices_of_grid_and_block(emulated: Library) -> None:
+def test_indices_of_grid_and_block(kernels: Library) -> None:
     out = np.empty((4, 3, 2, 2, 3, 5), np.int32)
-    emulated("run_indices", out)
+    kernels("run_indices", out)
     z, y, x, thread_z, thread_y, thread_x = np.indices(out.shape)
     expected = x + 10 * y + 100 * z + 1000 * thread_x + 10000 * thread_y + 100000 * thread_z
     np.testing.assert_array_equal(out, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_every_16_bit_float_is_widened(emulated: Library, dtype: torch.dtype) -> None:
+def test_every_16_bit_float_is_widened(kernels: Library, dtype: torch.dtype) -> None:
     bits = aligned(np.arange(1 << 16, dtype=np.uint16))
     out = aligned(np.empty(1 << 16, np.float32))
-    emulated("run_widen", int(dtype == torch.bfloat16), bits, out, len(bits))
+    kernels("run_widen", int(dtype == torch.bfloat16), bits, out, len(bits))
     expected = torch.from_numpy(bits.view(np.int16)).view(dtype).float().numpy()
     np.testing.assert_array_equal(out, expected)  # NaN equals NaN
 

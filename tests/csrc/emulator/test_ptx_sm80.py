@@ -14,42 +14,42 @@ from tests.csrc.emulator.library import Library, aligned, bits_of
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def test_approximations(emulated: Library) -> None:
+def test_approximations(kernels: Library) -> None:
     x = np.array([0.25, 1.0, 1.5, 2.0, 3.75, 1e-3, 100.0], np.float32)
     y = np.empty((len(x), 4), np.float32)
-    emulated("run_approximations", x, y, len(x))
+    kernels("run_approximations", x, y, len(x))
     expected = np.stack([np.exp2(x), np.log2(x), np.tanh(x), 1 / x], axis=1)
     # tanh.approx.f32: relative error 2^-11; the others are better.
     np.testing.assert_allclose(y, expected, rtol=2**-10.9, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-def test_pack_rounds_to_nearest_even(emulated: Library, dtype: str) -> None:
+def test_pack_rounds_to_nearest_even(kernels: Library, dtype: str) -> None:
     special = [0.0, -0.0, np.inf, -np.inf, 65504, 65519.99, 65520, 1e-7, 6e-8, -3e-8, 2.0**-14]
     ties = [1 + 2.0**-8, 1 + 3 * 2.0**-8, 1 + 2.0**-11, 1 + 3 * 2.0**-11, 2.0**-25, 3 * 2.0**-25]
     random = np.random.default_rng(0).standard_normal(1000) * np.exp2(np.arange(1000) % 60 - 30)
     x = np.array([*special, *ties, 3.4e38, *random], np.float32)
     pairs = np.empty(len(x) // 2, np.uint32)
-    emulated("run_packs", int(dtype == "bf16"), x, pairs, len(pairs))
+    kernels("run_packs", int(dtype == "bf16"), x, pairs, len(pairs))
     np.testing.assert_array_equal(
         pairs.view(np.uint16), bits_of(torch.from_numpy(x[: 2 * len(pairs)]).to(TYPES[dtype]))
     )
 
 
-def test_named_barriers(emulated: Library) -> None:
+def test_named_barriers(kernels: Library) -> None:
     x = np.arange(96, dtype=np.float32)
     y = np.empty(32, np.float32)
-    emulated("run_hand_over", x, y)
+    kernels("run_hand_over", x, y)
     np.testing.assert_array_equal(y, x[32:64] + x[64:])
 
 
 @pytest.mark.parametrize(
     ("size", "source"), [(4, 4), (4, 2), (8, 8), (8, 4), (16, 16), (16, 8), (16, 0)]
 )
-def test_cp_async_fills_with_zeros(emulated: Library, size: int, source: int) -> None:
+def test_cp_async_fills_with_zeros(kernels: Library, size: int, source: int) -> None:
     x = np.random.default_rng(1).integers(1, 127, (128, size), np.int8)
     x, y = aligned(x), np.empty_like(x)
-    emulated("run_copy_groups", size, source, x, y)
+    kernels("run_copy_groups", size, source, x, y)
     expected = x.copy()
     expected[:, source:] = 0
     np.testing.assert_array_equal(y, expected)
@@ -71,27 +71,27 @@ def matrix_fragment(n: int, transposed: bool) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("n", [1, 2, 4])
-def test_ldmatrix(emulated: Library, n: int, transposed: bool) -> None:
+def test_ldmatrix(kernels: Library, n: int, transposed: bool) -> None:
     tile = np.arange(64 * n, dtype=np.uint16).reshape(8 * n, 8)
     registers = np.empty((32, n), np.uint32)
-    emulated("run_load_matrices", n, int(transposed), tile, registers)
+    kernels("run_load_matrices", n, int(transposed), tile, registers)
     expected = tile[matrix_fragment(n, transposed)]
     np.testing.assert_array_equal(registers.view(np.uint16).reshape(32, n, 2), expected)
 
 
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("n", [1, 2, 4])
-def test_stmatrix(emulated: Library, n: int, transposed: bool) -> None:
+def test_stmatrix(kernels_sm90: Library, n: int, transposed: bool) -> None:
     registers = np.arange(64 * n, dtype=np.uint16).reshape(32, n, 2)
     tile = np.empty((8 * n, 8), np.uint16)
-    emulated("run_store_matrices", n, int(transposed), registers, tile)
+    kernels_sm90("run_store_matrices", n, int(transposed), registers, tile)
     expected = np.empty_like(tile)
     expected[matrix_fragment(n, transposed)] = registers
     np.testing.assert_array_equal(tile, expected)
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-def test_mma_m16n8k16(emulated: Library, dtype: str) -> None:
+def test_mma_m16n8k16(kernels: Library, dtype: str) -> None:
     """PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type"."""
     generator = torch.Generator().manual_seed(2)
     a = torch.randn(16, 16, generator=generator).to(TYPES[dtype])
@@ -106,7 +106,7 @@ def test_mma_m16n8k16(emulated: Library, dtype: str) -> None:
     b_fragment = bits_of(b)[thread * 2 + (i & 1) + np.where(i >= 2, 8, 0), group]
     place = np.where(i < 2, group, group + 8), thread * 2 + (i & 1)
     sums = np.ascontiguousarray(c.numpy()[place])
-    emulated(
+    kernels(
         "run_multiply",
         int(dtype == "bf16"),
         np.ascontiguousarray(a_fragment),

@@ -46,14 +46,14 @@ def ints(*values: int) -> np.ndarray:
 
 @pytest.mark.parametrize("mode", SWIZZLES)
 @pytest.mark.parametrize("name", TILES)
-def test_tma_load(emulated: Library, name: str, mode: str) -> None:
+def test_tma_load(kernels_sm90: Library, name: str, mode: str) -> None:
     sizes, box, corner = TILES[name]
     value, mask = SWIZZLES[mode]
     if mode != "none":  # rows fill the swizzle's span
         box = (8 << (value - 1), *box[1:])
     tensor = aligned(np.arange(1, np.prod(sizes) + 1, dtype=np.float32).reshape(sizes[::-1]))
     image = np.empty(np.prod(box), np.float32)
-    emulated(
+    kernels_sm90(
         "run_load_tile", len(sizes), value, tensor, ints(*sizes), ints(*box), ints(*corner), image
     )
     np.testing.assert_array_equal(image, swizzle(box_of(tensor, box, corner), mask))
@@ -61,7 +61,7 @@ def test_tma_load(emulated: Library, name: str, mode: str) -> None:
 
 @pytest.mark.parametrize("adds", [False, True])
 @pytest.mark.parametrize("name", [name for name in TILES if name != "rank5"])
-def test_tma_store_and_reduce(emulated: Library, name: str, adds: bool) -> None:
+def test_tma_store_and_reduce(kernels_sm90: Library, name: str, adds: bool) -> None:
     sizes, box, corner = TILES[name]
     value, mask = SWIZZLES["b128"]
     tensor = aligned(np.full(sizes[::-1], 0.5, np.float32))
@@ -73,32 +73,32 @@ def test_tma_store_and_reduce(emulated: Library, name: str, adds: bool) -> None:
             expected[at] = tile[index] + (0.5 if adds else 0)
     image = swizzle(tile, mask)
     box_args = ints(*sizes), ints(*box), ints(*corner)
-    emulated("run_store_tile", len(sizes), value, tensor, *box_args, image, int(adds))
+    kernels_sm90("run_store_tile", len(sizes), value, tensor, *box_args, image, int(adds))
     np.testing.assert_array_equal(tensor, expected)
 
 
-def test_bulk_copies(emulated: Library) -> None:
+def test_bulk_copies(kernels_sm90: Library) -> None:
     x, sums = aligned(np.arange(100, dtype=np.float32)), aligned(np.full(100, 0.5, np.float32))
     y = aligned(np.zeros(100, np.float32))
-    emulated("run_copy_bulk", x, y, sums, len(x))
+    kernels_sm90("run_copy_bulk", x, y, sums, len(x))
     np.testing.assert_array_equal(y, x)
     np.testing.assert_array_equal(sums, x + 0.5)
 
 
-def test_mbarriers_hand_slots_round(emulated: Library) -> None:
+def test_mbarriers_hand_slots_round(kernels_sm90: Library) -> None:
     x = np.arange(7 * 32, dtype=np.float32).reshape(7, 32)
     y = np.empty((7, 2, 32), np.float32)
-    emulated("run_ring", x, y, len(x))
+    kernels_sm90("run_ring", x, y, len(x))
     np.testing.assert_array_equal(y, np.stack([x[:, ::-1]] * 2, axis=1))
 
 
-def test_elect_one(emulated: Library) -> None:
+def test_elect_one(kernels_sm90: Library) -> None:
     counts = np.zeros(3, np.int32)
-    emulated("run_elections", counts)
+    kernels_sm90("run_elections", counts)
     np.testing.assert_array_equal(counts, 1)
 
 
-def test_setmaxnreg(emulated: Library) -> None:
+def test_setmaxnreg(kernels_sm90: Library) -> None:
     ids = np.zeros(384, np.int32)
-    emulated("run_move_registers", ids)
+    kernels_sm90("run_move_registers", ids)
     np.testing.assert_array_equal(ids, np.arange(384))

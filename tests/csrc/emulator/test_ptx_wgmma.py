@@ -90,7 +90,7 @@ def arguments(swizzle: int, a: Image | None, b: Image) -> np.ndarray:
     (64, 1, 0), (64, 0, 1), (64, 1, 1),
 ])  # fmt: skip
 def test_wgmma_of_shared_memory(
-    emulated: Library, n: int, transposed_a: int, transposed_b: int, mode: str
+    kernels_sm90: Library, n: int, transposed_a: int, transposed_b: int, mode: str
 ) -> None:
     a, b = matrices(n, torch.bfloat16)
     swizzle = SWIZZLES[mode]
@@ -99,16 +99,16 @@ def test_wgmma_of_shared_memory(
     sums = np.empty((128, n // 2), np.float32)
     layout = arguments(swizzle, a_image, b_image)
     operands = layout, a_image.memory, b_image.memory, sums
-    emulated("run_wgmma_shared", 1, n, transposed_a, transposed_b, *operands)
+    kernels_sm90("run_wgmma_shared", 1, n, transposed_a, transposed_b, *operands)
     assert_product(sums, a, b)
 
 
-def test_wgmma_of_fp16(emulated: Library) -> None:
+def test_wgmma_of_fp16(kernels_sm90: Library) -> None:
     a, b = matrices(128, torch.float16)
     a_image, b_image = image_of(bits_of(a), 3, False), image_of(bits_of(b), 3, False)
     sums = np.empty((128, 64), np.float32)
     layout = arguments(3, a_image, b_image)
-    emulated("run_wgmma_shared", 0, 128, 0, 0, layout, a_image.memory, b_image.memory, sums)
+    kernels_sm90("run_wgmma_shared", 0, 128, 0, 0, layout, a_image.memory, b_image.memory, sums)
     assert_product(sums, a, b)
 
 
@@ -116,7 +116,7 @@ def test_wgmma_of_fp16(emulated: Library) -> None:
 @pytest.mark.parametrize("transposed_b", [0, 1])
 @pytest.mark.parametrize("n", [64, 128])
 def test_wgmma_of_registers(
-    emulated: Library, n: int, transposed_b: int, dtype: torch.dtype
+    kernels_sm90: Library, n: int, transposed_b: int, dtype: torch.dtype
 ) -> None:
     a, b = matrices(n, dtype)
     b_image = image_of(bits_of(b), 3, bool(transposed_b))
@@ -129,7 +129,7 @@ def test_wgmma_of_registers(
     sums = np.empty((128, n // 2), np.float32)
     layout = arguments(3, None, b_image)
     is_bf16 = int(dtype == torch.bfloat16)
-    emulated(
+    kernels_sm90(
         "run_wgmma_registers", is_bf16, n, transposed_b, layout, fragment, b_image.memory, sums
     )
     assert_product(sums, a, b)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from megafm.ops import registry
+from megafm.ops.cpp.storage import Target
 
 CHECKOUT = Path(__file__).parents[2]
 FIX = (
@@ -22,10 +23,28 @@ FIX = (
     else "pip install --no-build-isolation --force-reinstall --no-deps SOURCE_OF_MEGAFM"
 )
 
+OLDEST_CAPABILITY = (8, 0)
 
-def backend(run: Callable[..., Any], refuses: Callable[..., str | None]) -> registry.Backend:
-    """Functions over the library's ops as a backend."""
-    return registry.Backend(run, library_missing, refuses, FIX)
+
+def backend(
+    run: Callable[..., Any], refuses: Callable[..., str | None], target: Target
+) -> registry.Backend:
+    """Functions over the library's ops, which take the target first, as a backend."""
+
+    def launch(*args: Any) -> Any:
+        return run(target, *args)
+
+    def why_not(*args: Any) -> str | None:
+        return refuses(target, *args)
+
+    if target.device == "cuda":
+        return registry.Backend(launch, cuda_missing, why_not, cuda_fix())
+    return registry.Backend(launch, library_missing, why_not, FIX)
+
+
+def cuda_fix() -> str | None:
+    """What to run for CUDA kernels, where there is a GPU to run them on."""
+    return f"{FIX} (nvcc on the PATH)" if torch.cuda.is_available() else None
 
 
 def library_path() -> Path | None:
@@ -52,10 +71,26 @@ def _load() -> str | None:
         torch.ops.load_library(path)
         from megafm.ops import cpp
 
-        cpp.register_formulas()
+        cpp.register_formulas("megafm")
     except (OSError, RuntimeError) as error:  # no library; or one of another version of megafm
         cause = error.__cause__ or error  # the linker's own words, such as an undefined symbol
         return f"{path.name} does not load: {str(cause).splitlines()[0]}"
+    return None
+
+
+def cuda_missing() -> str | None:
+    """Why the CUDA kernels cannot be used, in one line, or None when they can."""
+    reason = library_missing()
+    if reason is not None:
+        return reason
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("megafm::rms_norm", "CUDA"):
+        return "the C++ extension was built without CUDA kernels"
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device"
+    devices = range(torch.cuda.device_count())
+    oldest = min(torch.cuda.get_device_capability(device) for device in devices)
+    if oldest < OLDEST_CAPABILITY:
+        return f"no kernel for sm_{oldest[0]}{oldest[1]}, only for sm_80 and later"
     return None
 
 

@@ -16,6 +16,7 @@ import torch
 from megafm.ops import _library, registry, triton
 from megafm.ops.attention import Options, by_query_head, check, scores_of, visible
 from megafm.ops.cpp import attention as cpp
+from megafm.ops.cpp.storage import CPU
 
 Gradients = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -134,7 +135,7 @@ def _check_saved(
 
 registry.register("attention_backward", "reference", registry.Backend(reference))
 registry.register(
-    "attention_backward", "cpu", _library.backend(cpp.run_backward, cpp.refuses_backward)
+    "attention_backward", "cpu", _library.backend(cpp.run_backward, cpp.refuses_backward, CPU)
 )
 registry.register(
     "attention_backward", "triton", triton.backend("attention", "run_backward", "refuses_backward")

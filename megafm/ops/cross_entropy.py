@@ -21,8 +21,8 @@ import torch.distributed._functional_collectives as functional
 
 from megafm.ops import _library, registry, triton
 from megafm.ops.adapters import transformer_engine
-from megafm.ops.cpp import softmax as cpp
-from megafm.ops.cpp.storage import unreadable
+from megafm.ops.cpp.softmax import SoftmaxKernels
+from megafm.ops.cpp.storage import CPU, Target
 
 NO_COLUMN = torch.iinfo(torch.int64).min
 
@@ -264,11 +264,11 @@ class TorchKernels:
         logits.copy_(grad.masked_fill_(unreached.unsqueeze(-1), 0))
 
 
-def _cpu(logits: torch.Tensor, *terms: Any) -> torch.Tensor:
-    return fused(cpp, logits, *terms)
+def _cpp(target: Target, logits: torch.Tensor, *terms: Any) -> torch.Tensor:
+    return fused(SoftmaxKernels(target), logits, *terms)
 
 
 registry.register("cross_entropy", "reference", registry.Backend(reference))
-registry.register("cross_entropy", "cpu", _library.backend(_cpu, unreadable))
+registry.register("cross_entropy", "cpu", _library.backend(_cpp, Target.unreadable, CPU))
 registry.register("cross_entropy", "triton", triton.backend("cross_entropy"))
 registry.register("cross_entropy", "transformer_engine", transformer_engine.CROSS_ENTROPY)

@@ -19,8 +19,8 @@ import torch.distributed._functional_collectives as functional
 
 from megafm.ops import _library, registry, triton
 from megafm.ops.autocast import autocast_dtype
-from megafm.ops.cpp import softmax as cpp
-from megafm.ops.cpp.storage import unreadable
+from megafm.ops.cpp.softmax import SoftmaxKernels
+from megafm.ops.cpp.storage import CPU, Target
 from megafm.ops.cross_entropy import (
     Kernels,
     TorchKernels,
@@ -270,11 +270,11 @@ def _torch(hidden: torch.Tensor, *rest: Any) -> torch.Tensor:
     return chunked(TorchKernels, hidden, *rest)
 
 
-def _cpu(hidden: torch.Tensor, *rest: Any) -> torch.Tensor:
-    return chunked(cpp, hidden, *rest)
+def _cpp(target: Target, hidden: torch.Tensor, *rest: Any) -> torch.Tensor:
+    return chunked(SoftmaxKernels(target), hidden, *rest)
 
 
 registry.register("linear_cross_entropy", "reference", registry.Backend(reference))
 registry.register("linear_cross_entropy", "torch", registry.Backend(_torch))
-registry.register("linear_cross_entropy", "cpu", _library.backend(_cpu, unreadable))
+registry.register("linear_cross_entropy", "cpu", _library.backend(_cpp, Target.unreadable, CPU))
 registry.register("linear_cross_entropy", "triton", triton.backend("linear_cross_entropy"))

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from megafm.ops import _library, registry, triton
 from megafm.ops.adapters import apex, transformer_engine
 from megafm.ops.cpp import rms_norm as cpp
+from megafm.ops.cpp.storage import CPU, CUDA
 
 Normed = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
@@ -83,7 +84,8 @@ registry.register("rms_norm", "reference", registry.Backend(reference))
 registry.register(
     "rms_norm", "torch", registry.Backend(_torch, refuses=_torch_refuses, transforms=True)
 )
-registry.register("rms_norm", "cpu", _library.backend(cpp.run, cpp.refuses))
+registry.register("rms_norm", "cpu", _library.backend(cpp.run, cpp.refuses, CPU))
+registry.register("rms_norm", "cuda", _library.backend(cpp.run, cpp.refuses, CUDA))
 registry.register("rms_norm", "triton", triton.backend("rms_norm"))
 registry.register("rms_norm", "transformer_engine", transformer_engine.RMS_NORM)
 registry.register("rms_norm", "apex", apex.RMS_NORM)

@@ -14,6 +14,7 @@ import torch
 
 from megafm.ops import _library, registry, triton
 from megafm.ops.cpp import rope as cpp
+from megafm.ops.cpp.storage import CPU
 
 
 @dataclass(frozen=True)
@@ -196,5 +197,5 @@ def _rotate(
 
 
 registry.register("rope", "reference", registry.Backend(reference))
-registry.register("rope", "cpu", _library.backend(cpp.run, cpp.refuses))
+registry.register("rope", "cpu", _library.backend(cpp.run, cpp.refuses, CPU))
 registry.register("rope", "triton", triton.backend("rope"))

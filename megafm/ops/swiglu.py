@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from megafm.ops import _library, registry, triton
 from megafm.ops.cpp import swiglu as cpp
+from megafm.ops.cpp.storage import CPU
 
 
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
@@ -30,5 +31,5 @@ def reference(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 
 
 registry.register("swiglu", "reference", registry.Backend(reference))
-registry.register("swiglu", "cpu", _library.backend(cpp.run, cpp.refuses))
+registry.register("swiglu", "cpu", _library.backend(cpp.run, cpp.refuses, CPU))
 registry.register("swiglu", "triton", triton.backend("swiglu"))

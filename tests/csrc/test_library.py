@@ -49,7 +49,7 @@ def test_a_library_that_does_not_load_says_so(
 def test_a_library_that_lacks_an_op_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """As after an update of Python files beside an old library."""
 
-    def lacks() -> None:
+    def lacks(namespace: str) -> None:
         raise RuntimeError("operator megafm::new does not exist")
 
     monkeypatch.setattr("megafm.ops.cpp.rms_norm.register_formulas", lacks)

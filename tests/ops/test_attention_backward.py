@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -9,11 +10,12 @@ from megafm import ops
 from megafm.ops.attention import Options
 from megafm.ops.attention_backward import attention_backward, reference
 from megafm.ops.cpp import attention as cpp
+from megafm.ops.cpp import storage
 from tests.ops.backend import needs_library
 from tests.ops.test_attention import CASES, make
 
 NAMES = [name for name in CASES if name != "sinks"]
-BACKENDS = {"reference": reference, "cpu": cpp.run_backward}
+BACKENDS = {"reference": reference, "cpu": functools.partial(cpp.run_backward, storage.CPU)}
 
 
 @pytest.fixture(params=["reference", pytest.param("cpu", marks=needs_library)])

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 
 from megafm import ops
 from megafm.ops import _library
-from megafm.ops.cpp import softmax as cpp
+from megafm.ops.cpp.softmax import SoftmaxKernels
+from megafm.ops.cpp.storage import CPU as ON_CPU
 from megafm.ops.cross_entropy import NO_COLUMN, TorchKernels
 from tests.ops.backend import CPU, assert_same_bits, needs_library, on_backend
 from tests.ops.error_rule import assert_error_rule
@@ -208,7 +209,7 @@ def test_cpu_gradient_in_place_is_that_of_the_torch_kernels(
     ours = (logits / 4).to(dtype)
     theirs, columns = ours.clone(), targets.masked_fill(targets == -100, NO_COLUMN)
     rows = (columns, *torch.randn(4, TOKENS).unbind())
-    cpp.gradient_in_place(ours, *rows, softcap=softcap)
+    SoftmaxKernels(ON_CPU).gradient_in_place(ours, *rows, softcap=softcap)
     TorchKernels.gradient_in_place(theirs, *rows, softcap=softcap)
     torch.testing.assert_close(ours, theirs)
 

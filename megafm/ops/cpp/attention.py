@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from megafm.ops import registry
-from megafm.ops.cpp.storage import empty_contiguous_like, unreadable
+from megafm.ops.cpp.storage import Target, empty_contiguous_like
 
 if TYPE_CHECKING:
     from megafm.ops.attention import Attended, Options
 
 
-def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options) -> Attended:
+def run(
+    target: Target, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options
+) -> Attended:
     sinks = None if options.sinks is None else options.sinks.float()
-    out, lse = torch.ops.megafm.attention(q, k, v, sinks, *_settings(options))
+    out, lse = target.ops.attention(q, k, v, sinks, *_settings(options))
     return (out, lse) if options.return_lse else out
 
 
 def run_backward(
+    target: Target,
     d_out: torch.Tensor,
     q: torch.Tensor,
     k: torch.Tensor,
@@ -30,7 +34,7 @@ def run_backward(
     options: Options,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     saved = (d_out, d_lse, q, k, v, out, lse, None)
-    return torch.ops.megafm.attention_backward(*saved, *_settings(options))[:3]
+    return target.ops.attention_backward(*saved, *_settings(options))[:3]
 
 
 def _settings(options: Options) -> tuple[Any, ...]:
@@ -44,20 +48,23 @@ def _settings(options: Options) -> tuple[Any, ...]:
     )
 
 
-def refuses(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options) -> str | None:
-    return unreadable(q)
+def refuses(
+    target: Target, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options
+) -> str | None:
+    return target.unreadable(q)
 
 
-def refuses_backward(d_out: torch.Tensor, *rest: Any) -> str | None:
-    return unreadable(d_out)
+def refuses_backward(target: Target, d_out: torch.Tensor, *rest: Any) -> str | None:
+    return target.unreadable(d_out)
 
 
-def register_formulas() -> None:
-    """Give torch the output shapes and the derivatives of the ops; call once after loading."""
-    library = torch.library
-    library.register_fake("megafm::attention", _shape)
-    library.register_fake("megafm::attention_backward", _shape_backward)
-    library.register_autograd("megafm::attention", _backward, setup_context=_save)
+def register_formulas(namespace: str) -> None:
+    """Give torch the output shapes and the derivatives of the ops in torch.ops.NAMESPACE."""
+    library, ops = torch.library, getattr(torch.ops, namespace)
+    library.register_fake(f"{namespace}::attention", _shape)
+    library.register_fake(f"{namespace}::attention_backward", _shape_backward)
+    backward = functools.partial(_backward, ops)
+    library.register_autograd(f"{namespace}::attention", backward, setup_context=_save)
 
 
 def _shape(
@@ -90,7 +97,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -
 
 
 def _backward(
-    ctx: Any, d_out: torch.Tensor | None, d_lse: torch.Tensor | None
+    ops: Any, ctx: Any, d_out: torch.Tensor | None, d_lse: torch.Tensor | None
 ) -> tuple[torch.Tensor | None, ...]:
     registry.refuse_second_derivative("attention")
     no_settings = (None,) * 6
@@ -98,8 +105,6 @@ def _backward(
         return None, None, None, None, *no_settings
     q, k, v, out, lse, sinks, *ends = ctx.saved_tensors
     d_out = torch.zeros_like(out) if d_out is None else d_out
-    gradients = torch.ops.megafm.attention_backward(
-        d_out, d_lse, q, k, v, out, lse, sinks, *ends, *ctx.settings
-    )
+    gradients = ops.attention_backward(d_out, d_lse, q, k, v, out, lse, sinks, *ends, *ctx.settings)
     d_sinks = None if sinks is None else gradients[3]
     return *gradients[:3], d_sinks, *no_settings

@@ -2,41 +2,51 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 
 from megafm.ops import registry
-from megafm.ops.cpp.storage import empty_contiguous_like, unreadable
+from megafm.ops.cpp.storage import Target, empty_contiguous_like
 
 
 def run(
-    x: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None
+    target: Target,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    residual: torch.Tensor | None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     if residual is None:
-        return torch.ops.megafm.rms_norm(x, weight, eps)[0]
-    y, total, _ = torch.ops.megafm.add_rms_norm(x, residual, weight, eps)
+        return target.ops.rms_norm(x, weight, eps)[0]
+    y, total, _ = target.ops.add_rms_norm(x, residual, weight, eps)
     return y, total
 
 
 def refuses(
-    x: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None
+    target: Target,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    residual: torch.Tensor | None,
 ) -> str | None:
     if weight.dtype not in (x.dtype, torch.float32):
         return f"no kernel for x {x.dtype} with weight {weight.dtype}"
     if residual is not None and residual.dtype != x.dtype:
         return f"residual is {residual.dtype}, unlike x"
-    return unreadable(x)
+    return target.unreadable(x)
 
 
-def register_formulas() -> None:
-    """Give torch the output shapes and the derivatives of the ops; call once after loading."""
-    library = torch.library
-    library.register_fake("megafm::rms_norm", _shape)
-    library.register_fake("megafm::add_rms_norm", _shape_add)
-    library.register_fake("megafm::rms_norm_backward", _shape_backward)
-    library.register_autograd("megafm::rms_norm", _backward, setup_context=_save)
-    library.register_autograd("megafm::add_rms_norm", _backward_add, setup_context=_save_add)
+def register_formulas(namespace: str) -> None:
+    """Give torch the output shapes and the derivatives of the ops in torch.ops.NAMESPACE."""
+    library, ops = torch.library, getattr(torch.ops, namespace)
+    library.register_fake(f"{namespace}::rms_norm", _shape)
+    library.register_fake(f"{namespace}::add_rms_norm", _shape_add)
+    library.register_fake(f"{namespace}::rms_norm_backward", _shape_backward)
+    backward, backward_add = (functools.partial(f, ops) for f in (_backward, _backward_add))
+    library.register_autograd(f"{namespace}::rms_norm", backward, setup_context=_save)
+    library.register_autograd(f"{namespace}::add_rms_norm", backward_add, setup_context=_save_add)
 
 
 def _shape(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, ...]:
@@ -66,9 +76,11 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -
     ctx.save_for_backward(x, weight, output[1])
 
 
-def _backward(ctx: Any, d_y: torch.Tensor, d_rstd: Any) -> tuple[torch.Tensor | None, ...]:
+def _backward(
+    ops: Any, ctx: Any, d_y: torch.Tensor, d_rstd: Any
+) -> tuple[torch.Tensor | None, ...]:
     registry.refuse_second_derivative("rms_norm")
-    d_x, d_weight = torch.ops.megafm.rms_norm_backward(d_y, None, *ctx.saved_tensors)
+    d_x, d_weight = ops.rms_norm_backward(d_y, None, *ctx.saved_tensors)
     return d_x, d_weight, None
 
 
@@ -79,8 +91,8 @@ def _save_add(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...
 
 
 def _backward_add(
-    ctx: Any, d_y: torch.Tensor, d_total: torch.Tensor, d_rstd: Any
+    ops: Any, ctx: Any, d_y: torch.Tensor, d_total: torch.Tensor, d_rstd: Any
 ) -> tuple[torch.Tensor | None, ...]:
     registry.refuse_second_derivative("rms_norm")
-    d_x, d_weight = torch.ops.megafm.rms_norm_backward(d_y, d_total, *ctx.saved_tensors)
+    d_x, d_weight = ops.rms_norm_backward(d_y, d_total, *ctx.saved_tensors)
     return d_x, d_x, d_weight, None

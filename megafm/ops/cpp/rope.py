@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 
-from megafm.ops.cpp.storage import empty_contiguous_like, unreadable
+from megafm.ops.cpp.storage import Target, empty_contiguous_like
 
 
 def run(
+    target: Target,
     q: torch.Tensor,
     k: torch.Tensor,
     cos: torch.Tensor,
@@ -17,10 +19,11 @@ def run(
     positions: torch.Tensor | None,
     interleaved: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.ops.megafm.rope(q, k, cos, sin, positions, interleaved, False)
+    return target.ops.rope(q, k, cos, sin, positions, interleaved, False)
 
 
 def refuses(
+    target: Target,
     q: torch.Tensor,
     k: torch.Tensor,
     cos: torch.Tensor,
@@ -38,13 +41,15 @@ def refuses(
         return "the kernel forms no gradient of cos and sin"
     if positions is not None and positions.dtype != torch.int64:
         return f"positions are {positions.dtype}, not int64"
-    return unreadable(q)
+    return target.unreadable(q)
 
 
-def register_formulas() -> None:
-    """Give torch the output shapes and the derivative of the op; call once after loading."""
-    torch.library.register_fake("megafm::rope", _shape)
-    torch.library.register_autograd("megafm::rope", _backward, setup_context=_save)
+def register_formulas(namespace: str) -> None:
+    """Give torch the output shapes and the derivative of the op in torch.ops.NAMESPACE."""
+    library, ops = torch.library, getattr(torch.ops, namespace)
+    library.register_fake(f"{namespace}::rope", _shape)
+    backward = functools.partial(_backward, ops)
+    library.register_autograd(f"{namespace}::rope", backward, setup_context=_save)
 
 
 def _shape(q: torch.Tensor, k: torch.Tensor, *turn: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,7 +61,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -
     ctx.save_for_backward(cos, sin, positions)
 
 
-def _backward(ctx: Any, d_q: torch.Tensor, d_k: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+def _backward(
+    ops: Any, ctx: Any, d_q: torch.Tensor, d_k: torch.Tensor
+) -> tuple[torch.Tensor | None, ...]:
     turn = (*ctx.saved_tensors, ctx.interleaved, not ctx.inverse)
-    d_q, d_k = torch.ops.megafm.rope(d_q, d_k, *turn)
+    d_q, d_k = ops.rope(d_q, d_k, *turn)
     return d_q, d_k, None, None, None, None, None

@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from megafm.ops.cpp.storage import empty_contiguous_like
+from megafm.ops.cpp.storage import Target, empty_contiguous_like
 
 
-def stats(
-    logits: torch.Tensor, columns: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return torch.ops.megafm.softmax_stats(logits, columns)
+@dataclass(frozen=True)
+class SoftmaxKernels:
+    """`cross_entropy.Kernels` of csrc/."""
+
+    target: Target
+
+    def stats(
+        self, logits: torch.Tensor, columns: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return self.target.ops.softmax_stats(logits, columns)
+
+    def gradient(
+        self, logits: torch.Tensor, columns: torch.Tensor, *rows: torch.Tensor
+    ) -> torch.Tensor:
+        return self.target.ops.softmax_backward(logits, columns, *rows)
+
+    def gradient_in_place(
+        self,
+        logits: torch.Tensor,
+        columns: torch.Tensor,
+        *rows: torch.Tensor,
+        softcap: float | None,
+    ) -> None:
+        self.target.ops.softmax_backward_(logits, columns, *rows, softcap)
 
 
-def gradient(logits: torch.Tensor, columns: torch.Tensor, *rows: torch.Tensor) -> torch.Tensor:
-    return torch.ops.megafm.softmax_backward(logits, columns, *rows)
-
-
-def gradient_in_place(
-    logits: torch.Tensor, columns: torch.Tensor, *rows: torch.Tensor, softcap: float | None
-) -> None:
-    torch.ops.megafm.softmax_backward_(logits, columns, *rows, softcap)
-
-
-def register_formulas() -> None:
-    """Give torch the output shapes of the ops; call once after loading."""
+def register_formulas(namespace: str) -> None:
+    """Give torch the output shapes of the ops in torch.ops.NAMESPACE."""
     library = torch.library
-    library.register_fake("megafm::softmax_stats", _shape_stats)
-    library.register_fake("megafm::softmax_backward", _shape_gradient)
-    library.register_fake("megafm::softmax_backward_", _shape_in_place)
+    library.register_fake(f"{namespace}::softmax_stats", _shape_stats)
+    library.register_fake(f"{namespace}::softmax_backward", _shape_gradient)
+    library.register_fake(f"{namespace}::softmax_backward_", _shape_in_place)
 
 
 def _shape_stats(logits: torch.Tensor, columns: torch.Tensor) -> tuple[torch.Tensor, ...]:

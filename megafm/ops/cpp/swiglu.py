@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 
 from megafm.ops import registry
-from megafm.ops.cpp.storage import empty_contiguous_like, unreadable
+from megafm.ops.cpp.storage import Target, empty_contiguous_like
 
 
-def run(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    return torch.ops.megafm.swiglu(gate, up)
+def run(target: Target, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    return target.ops.swiglu(gate, up)
 
 
-def refuses(gate: torch.Tensor, up: torch.Tensor) -> str | None:
-    return "no kernel for scalars" if gate.dim() == 0 else unreadable(gate)
+def refuses(target: Target, gate: torch.Tensor, up: torch.Tensor) -> str | None:
+    return "no kernel for scalars" if gate.dim() == 0 else target.unreadable(gate)
 
 
-def register_formulas() -> None:
-    """Give torch the output shapes and the derivative of the op; call once after loading."""
-    library = torch.library
-    library.register_fake("megafm::swiglu", _shape)
-    library.register_fake("megafm::swiglu_backward", _shape_backward)
-    library.register_autograd("megafm::swiglu", _backward, setup_context=_save)
+def register_formulas(namespace: str) -> None:
+    """Give torch the output shapes and the derivative of the op in torch.ops.NAMESPACE."""
+    library, ops = torch.library, getattr(torch.ops, namespace)
+    library.register_fake(f"{namespace}::swiglu", _shape)
+    library.register_fake(f"{namespace}::swiglu_backward", _shape_backward)
+    backward = functools.partial(_backward, ops)
+    library.register_autograd(f"{namespace}::swiglu", backward, setup_context=_save)
 
 
 def _shape(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
@@ -40,6 +42,6 @@ def _save(ctx: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> N
     ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx: Any, d_out: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _backward(ops: Any, ctx: Any, d_out: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     registry.refuse_second_derivative("swiglu")
-    return torch.ops.megafm.swiglu_backward(d_out, *ctx.saved_tensors)
+    return ops.swiglu_backward(d_out, *ctx.saved_tensors)

@@ -39,10 +39,13 @@ lint: setup  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-gates: setup  ## the C++ of every instruction set without warnings, and under sanitizers; Triton's
+gates: setup  ## C++ without warnings and under sanitizers; Triton's and CUDA kernels without a GPU
 	$(BIN)/python tools/compile_ops.py --strict
 	$(BIN)/python tools/gate_sanitizers.py
 	$(BIN)/python tools/gate_triton.py
+	$(BIN)/python tools/gate_cuda.py
+	$(BIN)/python tools/compile_ops.py --emulate
+	$(BIN)/python -m pytest -q -n 2 tests/ops/cuda
 
 clean:  ## remove .venv, build outputs and caches; runs/ stays
 	rm -rf .venv build dist megafm.egg-info megafm/_ops.so megafm/_index.*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis

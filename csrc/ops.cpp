@@ -3,7 +3,11 @@
 
 #include <torch/csrc/stable/library.h>
 
+#ifdef MEGAFM_EMULATE  // CUDA kernels on tensors of the CPU: tests
+STABLE_TORCH_LIBRARY(megafm_emulated, m) {
+#else
 STABLE_TORCH_LIBRARY(megafm, m) {
+#endif
   m.def("rms_norm(Tensor x, Tensor weight, float eps) -> (Tensor y, Tensor rstd)");
   m.def("add_rms_norm(Tensor x, Tensor residual, Tensor weight, float eps)"
         " -> (Tensor y, Tensor total, Tensor rstd)");

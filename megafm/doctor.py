@@ -161,7 +161,8 @@ def extension() -> Finding:
     detail = f"{_library.library_path()}: CPU kernels on {used} (here: {', '.join(available)})"
     if _library.is_stale():
         return Finding("extension", "wrong", f"{detail}, older than csrc/", _library.FIX)
-    return Finding("extension", "ok", f"{detail}; no CUDA kernels")
+    cuda = "CUDA kernels" if _library.has_cuda_kernels() else "no CUDA kernels"
+    return Finding("extension", "ok", f"{detail}; {cuda}")
 
 
 def index_module() -> Finding:

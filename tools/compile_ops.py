@@ -7,12 +7,15 @@ headers alone (torch is never imported here). `megafm._index` (csrc/index), loop
 and samples, is a pybind11 module: it needs no torch, and serves the Python it is compiled for.
 
 `csrc/**/*.kernel.cpp` hold the loops and include no torch header; each is compiled once per
-instruction set. Every other source is compiled once. An object is rebuilt when its command line,
-its source or a header that it read (the compiler's dependency file) changed.
+instruction set. `csrc/cuda` goes into the ops where nvcc and a GPU are, or MEGAFM_CUDA_ARCHS says
+for which (compile_cuda.py). Every other source is compiled once. An object is rebuilt when its
+command line, its source or a header that it read (the compiler's dependency file) changed.
 
     python tools/compile_ops.py               megafm/_ops.so and megafm/_index.*.so
     python tools/compile_ops.py --strict      every warning is an error, nothing is linked
     python tools/compile_ops.py --sanitize    AddressSanitizer and UBSan, into build/sanitize/
+    python tools/compile_ops.py --emulate     the CUDA kernels compiled for csrc/emulator alone,
+                                              build/emulated/_ops_emulated.so
 
 Standard library only: setup.py imports it in an otherwise empty build environment.
 """
@@ -24,6 +27,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +36,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+import compile_cuda
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST_TORCH = (2, 11)
@@ -55,6 +61,15 @@ KERNEL_FLAGS = [
     "-fno-thread-jumps",
     "-Wno-ignored-optimization-argument",  # clang++ has no such flag
 ]
+# Without contraction and by the letter: what the emulator computes is compared with a rule.
+EMULATE_FLAGS = [
+    "-DMEGAFM_EMULATE",
+    "-O2",
+    "-g",
+    "-ffp-contract=off",
+    "-fno-strict-aliasing",
+    "-Wno-unknown-pragmas",  # unroll
+]
 SANITIZE_FLAGS = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 AVX512_FLAGS = [
@@ -76,26 +91,33 @@ ISA_FLAGS = {
 }
 
 
+REMEDY = "megafm needs g++ >= 11 or clang >= 14 (set CXX), or MEGAFM_BUILD_OPS=0 to go without"
+PTXAS = re.compile(r"ptxas info|    \d+ bytes stack frame")  # what -Xptxas=-v adds, kept in a log
+
+
 class BuildError(Exception):
     """The extension cannot be built here; the message is one line with the remedy."""
 
 
 @dataclass(frozen=True)
 class Library:
-    """One of the two libraries: its file in megafm/ and its sources in csrc/."""
+    """A library: the name of its file and its sources in csrc/."""
 
     name: str
     file_name: str
     patterns: tuple[str, ...]
 
-    def sources(self) -> list[Path]:
-        found = (path for pattern in self.patterns for path in (ROOT / "csrc").glob(pattern))
-        return sorted(found)
+    def sources(self, *more: str) -> list[Path]:
+        """Those of its patterns, and of `more`."""
+        patterns = (*self.patterns, *more)
+        return sorted(path for pattern in patterns for path in (ROOT / "csrc").glob(pattern))
 
 
 OPS = Library("ops", "_ops.so", ("*.cpp", "cpu/*.cpp"))
 INDEX = Library("index", f"_index{sysconfig.get_config_var('EXT_SUFFIX')}", ("index/*.cpp",))
-LIBRARIES = (OPS, INDEX)
+LIBRARIES = (OPS, INDEX)  # in megafm/
+CUDA = ("cuda/*.cpp", "cuda/*.cu")  # of the ops too, where they are wanted
+EMULATED = Library("emulated", "_ops_emulated.so", ("*.cpp", *CUDA, "emulator/*.cpp"))
 
 
 @dataclass(frozen=True)
@@ -105,6 +127,12 @@ class Unit:
     source: Path
     obj: Path
     command: list[str]
+    remedy: str = REMEDY
+
+    @property
+    def log(self) -> Path:
+        """What the compiler said."""
+        return self.obj.with_suffix(".log")
 
     @property
     def depfile(self) -> Path:
@@ -122,31 +150,40 @@ def build(
 
     `strict` makes every warning an error and only compiles. Raises BuildError.
     """
-    reason = why_not(library)
+    cuda = library is OPS and not (strict or sanitize) and compile_cuda.why_without() is None
+    reason = why_not(library) or (compile_cuda.why_not() if cuda else None)
     if reason is not None:
         raise BuildError(reason)
     began = time.monotonic()
     flavour = "strict" if strict else "sanitize" if sanitize else ""
     extra = ["-Werror"] if strict else SANITIZE_FLAGS if sanitize else []
     folder = ROOT / "build" / "-".join(filter(None, [library.name, flavour]))
-    units = _units(library, folder, extra)
-    stale = [unit for unit in units if not _up_to_date(unit)]
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for failure in pool.map(_compile, stale):
-            if failure is not None:
-                raise BuildError(failure)
-    built = f"compiled {len(stale)} of {len(units)} objects"
+    units = _units(library, library.sources(*(CUDA if cuda else ())), folder, extra)
+    num_stale = compile_units(units, compile_cuda.num_jobs() if cuda else None)
+    built = f"compiled {num_stale} of {len(units)} objects"
     if not strict:
-        _link([unit.obj for unit in units], out, [*extra, *_link_flags(library)])
+        cudart = compile_cuda.link_flags() if cuda else []
+        _link([unit.obj for unit in units], out, [*extra, *cudart, *_link_flags(library)])
         built = f"{_shown(out)} ({built})"
     seconds = time.monotonic() - began
     isas = f" for {' '.join(isa_names())}" if library is OPS else ""
-    return f"{library.name}: {built}{isas} with {compiler_name()} in {seconds:.1f} s"
+    kernels = f", {compile_cuda.summary()}" if cuda else ""
+    return f"{library.name}: {built}{isas} with {compiler_name()}{kernels} in {seconds:.1f} s"
+
+
+def compile_units(units: list[Unit], jobs: int | None = None) -> int:
+    """Compile what is not up to date; how many those were. Raises BuildError."""
+    stale = [unit for unit in units if not _up_to_date(unit)]
+    with ThreadPoolExecutor(max_workers=jobs or os.cpu_count()) as pool:
+        for failure in pool.map(_compile, stale):
+            if failure is not None:
+                raise BuildError(failure)
+    return len(stale)
 
 
 def why_not(library: Library = OPS) -> str | None:
     """Why the library cannot be built in this environment, with the remedy; None if it can."""
-    missing = _no_torch() if library is OPS else why_no_python_headers() or _no_pybind11()
+    missing = why_no_python_headers() or _no_pybind11() if library is INDEX else _no_torch()
     return missing or why_no_compiler()
 
 
@@ -202,33 +239,47 @@ def isa_names() -> list[str]:
     return list(ISA_FLAGS.get(platform.machine(), {"plain": []}))
 
 
-def _units(library: Library, folder: Path, extra: list[str]) -> list[Unit]:
+def _units(library: Library, sources: list[Path], folder: Path, extra: list[str]) -> list[Unit]:
     flags = _compile_flags(library)
     base = [*(compiler() or []), *COMMON_FLAGS, *extra, "-I", str(ROOT / "csrc")]
     folder.mkdir(parents=True, exist_ok=True)
     units = []
-    for source in library.sources():
+    for source in sources:
         stem = ".".join(source.relative_to(ROOT / "csrc").with_suffix("").parts)
         if source.name.endswith(".kernel.cpp"):
             for isa, isa_flags in ISA_FLAGS.get(platform.machine(), {"plain": []}).items():
                 command = [*base, *KERNEL_FLAGS, f"-DMEGAFM_ISA={isa}", *isa_flags]
                 units.append(Unit(source, folder / f"{stem}.{isa}.o", command))
+        elif source.suffix == ".cu" and library is OPS:
+            codes = compile_cuda.architecture_flags(compile_cuda.archs())
+            units.append(cuda_unit(source, folder / f"{stem}.cu.o", codes))
         else:
-            units.append(Unit(source, folder / f"{stem}.o", [*base, *flags]))
+            language = ["-x", "c++"] if source.suffix == ".cu" else []
+            obj = folder / f"{stem}{source.suffix.removesuffix('.cpp')}.o"
+            units.append(Unit(source, obj, [*base, *flags, *language]))
     return units
+
+
+def cuda_unit(source: Path, obj: Path, codes: list[str]) -> Unit:
+    """A file of kernels, which includes no torch header, compiled by nvcc for these codes."""
+    toolkit = compile_cuda.toolkit()
+    assert toolkit is not None  # compile_cuda.why_not() looked
+    command = [*toolkit.nvcc, *compile_cuda.FLAGS, *codes, "-I", str(ROOT / "csrc")]
+    return Unit(source, obj, command, compile_cuda.REMEDY)
 
 
 def _compile_flags(library: Library) -> list[str]:
     """-isystem: the warnings of others' headers are not ours to fix."""
-    if library is OPS:
-        return [TORCH_TARGET, "-isystem", str(_package_folder("torch") / "include")]
+    if library is not INDEX:
+        torch = [TORCH_TARGET, "-isystem", str(_package_folder("torch") / "include")]
+        return [*(EMULATE_FLAGS if library is EMULATED else []), *torch]
     folders = [str(_package_folder("pybind11") / "include"), sysconfig.get_path("include")]
     return [flag for folder in folders for flag in ("-isystem", folder)]
 
 
 def _link_flags(library: Library) -> list[str]:
-    if library is OPS:
-        return [f"-L{_package_folder('torch') / 'lib'}", "-ltorch_cpu"]
+    if library is not INDEX:
+        return [f"-L{_package_folder('torch') / 'lib'}", "-ltorch_cpu", "-pthread"]
     return ["-pthread"]
 
 
@@ -257,12 +308,10 @@ def _compile(unit: Unit) -> str | None:
         capture_output=True,
         text=True,
     )
-    sys.stderr.write(run.stderr)
+    sys.stderr.writelines(line for line in run.stderr.splitlines(True) if not PTXAS.match(line))
+    unit.log.write_text(run.stderr)
     if run.returncode != 0:
-        return (
-            f"{_shown(unit.source)} does not compile with {compiler_name()} (above); "
-            "megafm needs g++ >= 11 or clang >= 14 (set CXX), or MEGAFM_BUILD_OPS=0 to go without"
-        )
+        return f"{_shown(unit.source)} does not compile (above); {unit.remedy}"
     unit.command_file.write_text(" ".join(unit.command))
     return None
 
@@ -274,7 +323,11 @@ def _link(objects: list[Path], out: Path, flags: list[str]) -> None:
     command = [*(compiler() or []), "-shared", "-Wl,-O1", "-o", str(unfinished)]
     command += [*map(str, objects), *flags]
     # One set of objects is linked to several places (the checkout, a wheel): each is judged alone.
-    if out.exists() and all(obj.stat().st_mtime_ns <= out.stat().st_mtime_ns for obj in objects):
+    listed = objects[0].with_name(f"{str(out.resolve()).replace(os.sep, '.')}.objects")
+    names = " ".join(map(str, objects))  # kernels may have come or gone
+    newest = max(obj.stat().st_mtime_ns for obj in objects)
+    same = listed.exists() and listed.read_text() == names
+    if same and out.exists() and newest <= out.stat().st_mtime_ns:
         out.touch()  # doctor compares its time with that of csrc/
         return
     run = subprocess.run(command, capture_output=True, text=True)
@@ -283,6 +336,7 @@ def _link(objects: list[Path], out: Path, flags: list[str]) -> None:
         unfinished.unlink(missing_ok=True)
         raise BuildError(f"linking {_shown(out)} failed (above); set CXX to another compiler")
     unfinished.replace(out)
+    listed.write_text(names)
 
 
 def _shown(path: Path) -> str:
@@ -294,9 +348,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compile csrc/ into megafm/_ops.so and _index.")
     parser.add_argument("--strict", action="store_true", help="-Werror, compile only")
     parser.add_argument("--sanitize", action="store_true", help="AddressSanitizer and UBSan")
+    parser.add_argument("--emulate", action="store_true", help="CUDA kernels on the emulator")
     options = parser.parse_args()
-    folder = ROOT / "build" / "sanitize" if options.sanitize else ROOT / "megafm"
-    for library in LIBRARIES:
+    place = "emulated" if options.emulate else ""
+    flavour = "sanitize" if options.sanitize else ""
+    inside = "-".join(filter(None, [place, flavour]))
+    folder = ROOT / "build" / inside if inside else ROOT / "megafm"
+    for library in (EMULATED,) if options.emulate else LIBRARIES:
         out = folder / library.file_name
         try:
             print(build(out, library, strict=options.strict, sanitize=options.sanitize))

@@ -83,7 +83,7 @@ def cuda_missing() -> str | None:
     reason = library_missing()
     if reason is not None:
         return reason
-    if not torch._C._dispatch_has_kernel_for_dispatch_key("megafm::rms_norm", "CUDA"):
+    if not has_cuda_kernels():
         return "the C++ extension was built without CUDA kernels"
     if not torch.cuda.is_available():
         return "torch sees no CUDA device"
@@ -92,6 +92,11 @@ def cuda_missing() -> str | None:
     if oldest < OLDEST_CAPABILITY:
         return f"no kernel for sm_{oldest[0]}{oldest[1]}, only for sm_80 and later"
     return None
+
+
+def has_cuda_kernels() -> bool:
+    """Whether the library that is loaded was built with them."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key("megafm::rms_norm", "CUDA")
 
 
 def is_stale() -> bool:

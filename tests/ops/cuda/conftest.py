@@ -1,0 +1,45 @@
+"""CUDA kernels: on a GPU, or without one on csrc/emulator, as `make gates` runs them.
+
+Without a GPU the library is that of `tools/compile_ops.py --emulate`, whose ops take tensors of the
+CPU, and it stands in for the backend `cuda` of every op.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from megafm.ops import _library, cpp, registry
+from megafm.ops.cpp import rms_norm
+from megafm.ops.cpp.storage import CUDA, Target
+
+CSRC = Path(__file__).parents[3] / "csrc"
+EMULATED_LIBRARY = CSRC.parent / "build" / "emulated" / "_ops_emulated.so"
+EMULATED = Target("megafm_emulated", "cpu", CUDA.dtypes)
+OPS = {"rms_norm": (rms_norm.run, rms_norm.refuses)}
+
+
+@pytest.fixture(scope="session")
+def emulated() -> None:
+    sources = [path.stat().st_mtime for path in CSRC.rglob("*.[ch]*")]
+    if not EMULATED_LIBRARY.exists() or EMULATED_LIBRARY.stat().st_mtime < max(sources):
+        pytest.skip("no emulated CUDA kernels of this csrc/: tools/compile_ops.py --emulate")
+    torch.ops.load_library(EMULATED_LIBRARY)
+    cpp.register_formulas(EMULATED.namespace)
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Where the backend `cuda` runs."""
+    if torch.cuda.is_available():
+        yield "cuda"
+        return
+    request.getfixturevalue("emulated")
+    for op, (run, refuses) in OPS.items():
+        monkeypatch.setitem(registry._table[op], "cuda", _library.backend(run, refuses, EMULATED))
+    registry._probe.cache_clear()
+    yield "cpu"
+    registry._probe.cache_clear()

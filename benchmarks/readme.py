@@ -22,6 +22,8 @@ def filled(text: str) -> str:
         "ops": ops_table(),
         "train": train_table(),
         "scaling": scaling_table(),
+        "plan": plan("llama3_70b"),
+        "plans": "\n\n".join(plan(name, trimmed=True) for name in ("long_context", "experts")),
     }
     for name, content in parts.items():
         begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
@@ -143,6 +145,18 @@ def scaling_table() -> str:
         "as communication, for tp with its narrower products, for pp with its bubble. "
         f"On {result['hardware']['device']}, from `{path.relative_to(ROOT)}`."
     )
+
+
+def plan(name: str, *, trimmed: bool = False) -> str:
+    """A plan's command and what it prints; trimmed: without its tables."""
+    path = RESULTS / "plan" / f"{name}.json"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    lines = result["output"]
+    if trimmed:
+        ends = next(n for n, line in enumerate(lines) if line.startswith(("routing:", "fits:")))
+        lines = [lines[0], "...", *lines[ends:]]
+    shown = "\n".join(["$ " + " \\\n    ".join(result["command"]), *lines])
+    return f"```\n{shown}\n```\n\nFrom `{path.relative_to(ROOT)}`, at {result['commit'][:7]}."
 
 
 def _results(suite: str) -> list[Path]:

@@ -278,7 +278,7 @@ void wgmma_wait(uint32_t pending) {
 
 void Registers::reset(Block& block) {
   const uint32_t most = std::min(256u, 65536 / block.num_threads() / 8 * 8);
-  free = 0;
+  free = version = 0;
   per_thread.assign(block.num_warps(), most);
   waiting.clear();
 }
@@ -288,6 +288,7 @@ namespace {
 struct NewCount {
   uint32_t count;
   bool increases, granted;
+  uint32_t version;
 };
 
 void change_count(NewCount* const* operands, uint32_t lanes) {
@@ -305,22 +306,28 @@ void change_count(NewCount* const* operands, uint32_t lanes) {
   if (granted) {
     registers.free += (held - count) * warp_size;  // modulo 2^32
     held = count;
+    ++registers.version;
     for (Thread* thread : registers.waiting) block.wake(*thread);
     registers.waiting.clear();
   }
-  for (uint32_t lane = 0; lane < warp_size; ++lane) operands[lane]->granted = granted;
+  for (uint32_t lane = 0; lane < warp_size; ++lane) {
+    operands[lane]->granted = granted;
+    operands[lane]->version = registers.version;
+  }
 }
 
 }  // namespace
 
 void set_max_registers(uint32_t count, bool increases) {
-  NewCount operand{count, increases, false};
+  Block& block = *current->block;
+  Registers& registers = block.async().registers;
+  NewCount operand{count, increases, false, 0};
   while (true) {
     gather<NewCount, change_count>("setmaxnreg", all_lanes, operand);
     if (operand.granted) return;
-    Block& block = *current->block;
-    block.async().registers.waiting.push_back(current);
-    block.suspend({"setmaxnreg to %u, of %u registers free", count, block.async().registers.free});
+    if (operand.version != registers.version) continue;  // some came back since
+    registers.waiting.push_back(current);
+    block.suspend({"setmaxnreg to %u, of %u registers free", count, registers.free});
   }
 }
 

@@ -49,7 +49,8 @@ void wgmma_wait(uint32_t pending);
 
 // The registers of a block, which setmaxnreg moves between its warps.
 struct Registers {
-  uint32_t free;  // given back and not yet taken
+  uint32_t free;     // given back and not yet taken
+  uint32_t version;  // how often that changed
   std::vector<uint32_t> per_thread;  // of each warp
   std::vector<Thread*> waiting;
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -18,6 +19,14 @@ def emulated() -> Library:
     if reason is not None:
         pytest.skip(reason)
     return Library(build_emulated())
+
+
+@pytest.fixture(params=[1, 2, 3, 4])
+def seeded(request: pytest.FixtureRequest, emulated: Library) -> Iterator[Library]:
+    """The emulator with its threads in another order."""
+    emulated("set_seed", request.param)
+    yield emulated
+    emulated("set_seed", 0)
 
 
 @pytest.fixture(scope="session")

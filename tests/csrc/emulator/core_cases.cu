@@ -163,14 +163,17 @@ EXPORT const char* run_widen(int is_bf16, const void* from, float* to, int count
 }
 
 #ifdef MEGAFM_EMULATE
-EXPORT const char* run_order(int seed, int* out) {
+EXPORT const char* set_seed(int seed) {
+  emulator::options().seed = static_cast<uint64_t>(seed);
+  return nullptr;
+}
+
+EXPORT const char* run_order(int* out) {
   return report_of([&] {
-    emulator::options().seed = static_cast<uint64_t>(seed);
     OnDevice results(out, 128);
     int count = 0;
     OnDevice counter(&count, 1);
     launch(order, 1, 64, 0, nullptr, counter.data(), results.data());
-    emulator::options().seed = 0;
   });
 }
 

@@ -83,15 +83,21 @@ def test_every_16_bit_float_is_widened(kernels: Library, dtype: torch.dtype) -> 
     np.testing.assert_array_equal(out, expected)  # NaN equals NaN
 
 
-def test_a_seed_gives_an_order_of_its_own(emulated: Library) -> None:
-    def order(seed: int) -> list[int]:
-        out = np.empty(128, np.int32)
-        emulated("run_order", seed, out)
-        return out.tolist()
+def order(library: Library) -> list[int]:
+    """The threads of a block as they came to each of two places with a barrier between."""
+    out = np.empty(128, np.int32)
+    library("run_order", out)
+    return out.tolist()
 
-    assert order(0) == [*range(64), *range(64)]
-    assert order(1) == order(1) != order(2)
-    assert sorted(order(1)) == sorted(order(0)) and set(order(1)[:64]) == set(range(64))
+
+def test_threads_run_as_they_come(emulated: Library) -> None:
+    assert order(emulated) == [*range(64), *range(64)]
+
+
+def test_a_seed_gives_an_order_of_its_own(seeded: Library) -> None:
+    once = order(seeded)
+    assert once == order(seeded) and once[:64] != list(range(64)) != once[64:]
+    assert sorted(once[:64]) == sorted(once[64:]) == list(range(64))
 
 
 @pytest.mark.parametrize(

@@ -56,3 +56,8 @@ def test_a_planted_bug_is_reported(emulated: Library, name: str) -> None:
 @pytest.mark.parametrize("name", REPORTS)
 def test_without_the_bug_nothing_is_reported(emulated: Library, name: str) -> None:
     run(emulated, name, planted=False)
+
+
+def test_nor_in_another_order_of_threads(seeded: Library) -> None:
+    for name in REPORTS:
+        run(seeded, name, planted=False)

@@ -62,3 +62,8 @@ def test_without_the_bug_nothing_is_reported(emulated: Library, name: str) -> No
 
 def test_accumulators_are_nan_until_waited_for(emulated: Library) -> None:
     assert not np.isnan(run(emulated, "wgmma_waited_for_too_early", planted=False)).any()
+
+
+def test_nor_in_another_order_of_threads(seeded: Library) -> None:
+    for name in REPORTS:
+        run(seeded, name, planted=False)

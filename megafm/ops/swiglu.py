@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from megafm.ops import _library, registry, triton
 from megafm.ops.cpp import swiglu as cpp
-from megafm.ops.cpp.storage import CPU
+from megafm.ops.cpp.storage import CPU, CUDA
 
 
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
@@ -32,4 +32,5 @@ def reference(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 
 registry.register("swiglu", "reference", registry.Backend(reference))
 registry.register("swiglu", "cpu", _library.backend(cpp.run, cpp.refuses, CPU))
+registry.register("swiglu", "cuda", _library.backend(cpp.run, cpp.refuses, CUDA))
 registry.register("swiglu", "triton", triton.backend("swiglu"))

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from megafm.ops import _library, cpp, registry
-from megafm.ops.cpp import rms_norm
+from megafm.ops.cpp import rms_norm, swiglu
 from megafm.ops.cpp.storage import CUDA, Target
 
 CSRC = Path(__file__).parents[3] / "csrc"
 EMULATED_LIBRARY = CSRC.parent / "build" / "emulated" / "_ops_emulated.so"
 EMULATED = Target("megafm_emulated", "cpu", CUDA.dtypes)
-OPS = {"rms_norm": (rms_norm.run, rms_norm.refuses)}
+OPS = {module.__name__.rpartition(".")[2]: module for module in (rms_norm, swiglu)}
 
 
 @pytest.fixture(scope="session")
@@ -38,8 +38,9 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         yield "cuda"
         return
     request.getfixturevalue("emulated")
-    for op, (run, refuses) in OPS.items():
-        monkeypatch.setitem(registry._table[op], "cuda", _library.backend(run, refuses, EMULATED))
+    for op, module in OPS.items():
+        backend = _library.backend(module.run, module.refuses, EMULATED)
+        monkeypatch.setitem(registry._table[op], "cuda", backend)
     registry._probe.cache_clear()
     yield "cpu"
     registry._probe.cache_clear()

@@ -22,7 +22,7 @@ import torch.distributed._functional_collectives as functional
 from megafm.ops import _library, registry, triton
 from megafm.ops.adapters import transformer_engine
 from megafm.ops.cpp.softmax import SoftmaxKernels
-from megafm.ops.cpp.storage import CPU, Target
+from megafm.ops.cpp.storage import CPU, CUDA, Target
 
 NO_COLUMN = torch.iinfo(torch.int64).min
 
@@ -270,5 +270,6 @@ def _cpp(target: Target, logits: torch.Tensor, *terms: Any) -> torch.Tensor:
 
 registry.register("cross_entropy", "reference", registry.Backend(reference))
 registry.register("cross_entropy", "cpu", _library.backend(_cpp, Target.unreadable, CPU))
+registry.register("cross_entropy", "cuda", _library.backend(_cpp, Target.unreadable, CUDA))
 registry.register("cross_entropy", "triton", triton.backend("cross_entropy"))
 registry.register("cross_entropy", "transformer_engine", transformer_engine.CROSS_ENTROPY)

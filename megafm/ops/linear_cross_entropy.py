@@ -20,7 +20,7 @@ import torch.distributed._functional_collectives as functional
 from megafm.ops import _library, registry, triton
 from megafm.ops.autocast import autocast_dtype
 from megafm.ops.cpp.softmax import SoftmaxKernels
-from megafm.ops.cpp.storage import CPU, Target
+from megafm.ops.cpp.storage import CPU, CUDA, Target
 from megafm.ops.cross_entropy import (
     Kernels,
     TorchKernels,
@@ -277,4 +277,5 @@ def _cpp(target: Target, hidden: torch.Tensor, *rest: Any) -> torch.Tensor:
 registry.register("linear_cross_entropy", "reference", registry.Backend(reference))
 registry.register("linear_cross_entropy", "torch", registry.Backend(_torch))
 registry.register("linear_cross_entropy", "cpu", _library.backend(_cpp, Target.unreadable, CPU))
+registry.register("linear_cross_entropy", "cuda", _library.backend(_cpp, Target.unreadable, CUDA))
 registry.register("linear_cross_entropy", "triton", triton.backend("linear_cross_entropy"))

@@ -6,6 +6,7 @@ CPU, and it stands in for the backend `cuda` of every op.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,15 @@ from megafm.ops.cpp.storage import CUDA, Target
 CSRC = Path(__file__).parents[3] / "csrc"
 EMULATED_LIBRARY = CSRC.parent / "build" / "emulated" / "_ops_emulated.so"
 EMULATED = Target("megafm_emulated", "cpu", CUDA.dtypes)
-OPS = {module.__name__.rpartition(".")[2]: module for module in (rms_norm, swiglu)}
+OPS = {
+    "cross_entropy": (importlib.import_module("megafm.ops.cross_entropy")._cpp, Target.unreadable),
+    "linear_cross_entropy": (
+        importlib.import_module("megafm.ops.linear_cross_entropy")._cpp,
+        Target.unreadable,
+    ),
+    "rms_norm": (rms_norm.run, rms_norm.refuses),
+    "swiglu": (swiglu.run, swiglu.refuses),
+}
 
 
 @pytest.fixture(scope="session")
@@ -38,8 +47,8 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         yield "cuda"
         return
     request.getfixturevalue("emulated")
-    for op, module in OPS.items():
-        backend = _library.backend(module.run, module.refuses, EMULATED)
+    for op, (run, refuses) in OPS.items():
+        backend = _library.backend(run, refuses, EMULATED)
         monkeypatch.setitem(registry._table[op], "cuda", backend)
     registry._probe.cache_clear()
     yield "cpu"

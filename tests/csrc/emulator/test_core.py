@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
 
-from tests.csrc.emulator.library import Library, aligned
+from tests.csrc.emulator.library import HERE, ROOT, Library, aligned
 
 
 def test_warp_functions(kernels: Library) -> None:
@@ -108,3 +110,11 @@ def test_an_impossible_launch_is_refused(
 ) -> None:
     with pytest.raises(RuntimeError, match=f"invalid launch.*{threads} threads.*{shared} bytes"):
         emulated("run_nothing", blocks, threads, shared)
+
+
+def test_every_ptx_function_has_a_case() -> None:
+    ptx = "".join(path.read_text() for path in (ROOT / "csrc" / "cuda").glob("ptx*.cuh"))
+    functions = set(re.findall(r"__device__ __forceinline__ \w+ (\w+)\(", ptx))
+    assert len(functions) > 30
+    cases = "".join(path.read_text() for path in HERE.glob("*_cases.cu"))
+    assert functions <= set(re.findall(r"(\w+)(?:<[^;()]*>)?\(", cases))

@@ -57,10 +57,12 @@ void Block::start(const Launch& launch, dim3 index) {
   shared_end_ = shared_base + launch.shared_bytes;
   static_begin_ = static_end_ = (shared_end_ + 1023) / 1024 * 1024 + 1024;
   static_arrays_.clear();
-  const uint32_t used = static_begin_ - shared_base + max_static_bytes;
-  std::memset(memory_, 0xff, used);  // NaN in every floating-point type
+  std::memset(memory_, 0xff, launch.shared_bytes);  // NaN in every floating-point type
   shadow_on_ = options().shadow;
-  if (shadow_on_) shadow_.reset(used / 4, num_warps);
+  if (shadow_on_) {
+    const uint32_t dynamic = static_begin_ - shared_base;
+    shadow_.reset(dynamic / 4, (dynamic + max_static_bytes) / 4, num_warps);
+  }
   for (NamedBarrier& barrier : barriers_) barrier = {};
 
   threads_.resize(num_warps * warp_size);
@@ -317,6 +319,8 @@ uint32_t Block::static_address(const void* key, uint32_t bytes, uint32_t alignme
   if (static_end_ > static_begin_ + max_static_bytes) {
     fail("more than " + std::to_string(max_static_bytes) + " bytes of static shared memory");
   }
+  std::memset(shared(address), 0xff, bytes);
+  if (shadow_on_) shadow_.grow((static_end_ - shared_base + 3) / 4);
   static_arrays_.push_back({key, address});
   return address;
 }

@@ -22,7 +22,7 @@ constexpr uint32_t warp_size = 32;
 constexpr uint32_t num_barriers = 16;       // named barriers of a block
 constexpr uint32_t num_engines = 64;        // copy engines that clocks tell apart
 constexpr uint32_t max_shared_bytes = 227 << 10;
-constexpr uint32_t max_static_bytes = 16 << 10;
+constexpr uint32_t max_static_bytes = 48 << 10;
 constexpr uint32_t shared_base = 1024;      // the first shared address; 0 is none
 
 // Read from the environment at the first launch (README.md).

@@ -37,10 +37,10 @@ bool is_fenced(Thread& thread, Thread& writer, uint32_t clock) {
 
 }  // namespace
 
-void Shadow::reset(size_t words, size_t warps) {
+void Shadow::reset(size_t words, size_t most, size_t warps) {
   cells_.assign(words, Cell{});
-  num_words_ = words;
-  if (reads_.size() < words * warps) reads_.resize(words * warps);
+  num_words_ = most;
+  if (reads_.size() < most * warps) reads_.resize(most * warps);
 }
 
 void Shadow::check_read(Thread& thread, uint32_t word, uint32_t mask, Access access) {

@@ -18,8 +18,9 @@ enum class Access : uint8_t {
 
 class Shadow {
  public:
-  // Forget everything; `words` cells, readers kept per warp.
-  void reset(size_t words, size_t warps);
+  // Forget everything; `words` cells, which may grow to `most`, readers kept per warp.
+  void reset(size_t words, size_t most, size_t warps);
+  void grow(size_t words) { cells_.resize(words); }
 
   // `thread` (or, with a maker, that copy engine on behalf of it) reads or writes bytes that lie
   // within the memory. A race or a read of what was never written ends the launch.

@@ -81,6 +81,20 @@ __global__ void indices(int* out) {
                                1000 * threadIdx.x + 10000 * threadIdx.y + 100000 * threadIdx.z;
 }
 
+// Static arrays, 48 KiB in all; those of every block begin anew.
+__global__ void static_arrays(int* out) {
+  MEGAFM_SHARED(int, big, 11264);
+  MEGAFM_SHARED(int, small, 1024);
+  for (int i = threadIdx.x; i < 11264; i += 32) big[i] = i;
+  for (int i = threadIdx.x; i < 1024; i += 32) small[i] = static_cast<int>(blockIdx.x);
+  __syncwarp();
+  int sum = 0;
+  for (int i = threadIdx.x; i < 11264; i += 32) sum += big[11263 - i] == 11263 - i;
+  for (int i = threadIdx.x; i < 1024; i += 32) sum += small[i] == static_cast<int>(blockIdx.x);
+  sum = __reduce_add_sync(all, sum);
+  if (threadIdx.x == 0) out[blockIdx.x] = sum;
+}
+
 template <typename T>
 __global__ void widen(const T* from, float* to, int count) {
   for (int i = 8 * threadIdx.x; i < count; i += 8 * blockDim.x) {
@@ -143,6 +157,14 @@ EXPORT const char* run_indices(int* out) {
   return report_of([&] {
     OnDevice results(out, 2 * 3 * 4 * 5 * 3 * 2);
     launch(indices, dim3(2, 3, 4), dim3(5, 3, 2), 0, nullptr, results.data());
+    results.fetch();
+  });
+}
+
+EXPORT const char* run_static_arrays(int* out) {
+  return report_of([&] {
+    OnDevice results(out, 3);
+    launch(static_arrays, 3, 32, 0, nullptr, results.data());
     results.fetch();
   });
 }

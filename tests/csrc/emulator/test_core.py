@@ -76,6 +76,12 @@ def test_indices_of_grid_and_block(kernels: Library) -> None:
     np.testing.assert_array_equal(out, expected)
 
 
+def test_static_shared_arrays(kernels: Library) -> None:
+    out = np.empty(3, np.int32)
+    kernels("run_static_arrays", out)
+    np.testing.assert_array_equal(out, 11264 + 1024)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_every_16_bit_float_is_widened(kernels: Library, dtype: torch.dtype) -> None:
     bits = aligned(np.arange(1 << 16, dtype=np.uint16))

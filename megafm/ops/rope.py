@@ -14,7 +14,7 @@ import torch
 
 from megafm.ops import _library, registry, triton
 from megafm.ops.cpp import rope as cpp
-from megafm.ops.cpp.storage import CPU
+from megafm.ops.cpp.storage import CPU, CUDA
 
 
 @dataclass(frozen=True)
@@ -198,4 +198,5 @@ def _rotate(
 
 registry.register("rope", "reference", registry.Backend(reference))
 registry.register("rope", "cpu", _library.backend(cpp.run, cpp.refuses, CPU))
+registry.register("rope", "cuda", _library.backend(cpp.run, cpp.refuses, CUDA))
 registry.register("rope", "triton", triton.backend("rope"))

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from megafm.ops import _library, cpp, registry
-from megafm.ops.cpp import rms_norm, swiglu
+from megafm.ops.cpp import rms_norm, rope, swiglu
 from megafm.ops.cpp.storage import CUDA, Target
 
 CSRC = Path(__file__).parents[3] / "csrc"
@@ -27,6 +27,7 @@ OPS = {
         Target.unreadable,
     ),
     "rms_norm": (rms_norm.run, rms_norm.refuses),
+    "rope": (rope.run, rope.refuses),
     "swiglu": (swiglu.run, swiglu.refuses),
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.csrc.emulator.library import Library, build_cuda, build_emulated, why_no_compiler
+from tests.csrc.emulator.library import Library, build_cuda, build_emulated, compile_ops
 
 # The conformance tests (test_core, test_ptx_*) run on both where there is a GPU.
 HAS_CUDA = torch.cuda.is_available() and shutil.which("nvcc") is not None
@@ -15,7 +15,7 @@ BACKENDS = ["emulator", *([pytest.param("cuda", marks=pytest.mark.gpu)] if HAS_C
 
 @pytest.fixture(scope="session")
 def emulated() -> Library:
-    reason = why_no_compiler()
+    reason = compile_ops.why_no_compiler()
     if reason is not None:
         pytest.skip(reason)
     return Library(build_emulated())

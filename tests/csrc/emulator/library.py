@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import shutil
+import fcntl
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,13 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).resolve().parent
-FLAGS = [
-    "-std=c++20",
-    "-Werror",
-    "-Wno-unknown-pragmas",
-    "-Wno-psabi",
-    "-O1",
-    "-g",
-    "-fPIC",
-    "-fvisibility=hidden",
-    "-Wall",
-    "-Wextra",
-    "-pthread",
-]
-EMULATE = ["-DMEGAFM_EMULATE", "-ffp-contract=off", "-x", "c++"]
+
+sys.path.insert(0, str(ROOT / "tools"))
+import compile_ops  # noqa: E402
+
+FLAGS = ["-std=c++20", "-O1", "-g", "-fPIC", "-fvisibility=hidden", "-pthread"]
+FLAGS += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-psabi"]
+FLAGS += ["-DMEGAFM_EMULATE", "-ffp-contract=off", "-x", "c++"]
 
 
 class Library:
@@ -43,9 +35,6 @@ class Library:
         report = function(*map(_argument, args))
         if report is not None:
             raise RuntimeError(report.decode())
-
-    def symbol(self, name: str) -> Any:
-        return getattr(self._library, name)
 
 
 def _argument(value: np.ndarray | int | ctypes.c_char_p) -> Any:
@@ -70,44 +59,20 @@ def aligned(values: np.ndarray) -> np.ndarray:
     return copy
 
 
-def why_no_compiler() -> str | None:
-    return None if _compiler() else "no C++ compiler on the PATH; apt-get install g++"
-
-
-def _compiler() -> str | None:
-    return next(filter(None, map(shutil.which, [os.environ.get("CXX", "g++"), "clang++"])), None)
-
-
-def build_emulated(*extra: str) -> Path:
-    """Compile with g++, what is older than its headers; `extra` flags make a flavour of its own."""
-    folder = ROOT / "build" / "-".join(["emulator-tests", *(flag.strip("-") for flag in extra)])
+def build_emulated() -> Path:
+    """Compile with the C++ compiler what changed; one process at a time."""
+    folder = ROOT / "build" / "emulator-tests"
     folder.mkdir(parents=True, exist_ok=True)
     sources = sorted([*(ROOT / "csrc" / "emulator").glob("*.cpp"), *HERE.glob("*.cu")])
-    objects = [folder / f"{source.name}.o" for source in sources]
-    flags = [*FLAGS, *extra, *EMULATE, "-I", str(ROOT / "csrc"), "-I", str(HERE)]
-
-    def compile_one(source: Path, obj: Path) -> None:
-        if not _is_up_to_date(obj):
-            obj.unlink(missing_ok=True)
-            _run([str(_compiler()), *flags, "-MMD", "-c", str(source), "-o", str(obj)])
-
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        list(pool.map(compile_one, sources, objects))
+    command = [*(compile_ops.compiler() or []), *FLAGS, "-I", str(ROOT / "csrc"), "-I", str(HERE)]
+    units = [compile_ops.Unit(path, folder / f"{path.stem}.o", command) for path in sources]
     library = folder / "libtests.so"
-    if not library.exists() or any(library.stat().st_mtime < o.stat().st_mtime for o in objects):
-        unfinished = folder / f"libtests.{os.getpid()}"
-        _run(
-            [
-                str(_compiler()),
-                *extra,
-                "-shared",
-                "-pthread",
-                "-o",
-                str(unfinished),
-                *map(str, objects),
-            ]
-        )
-        unfinished.replace(library)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if compile_ops.compile_units(units) > 0 or not library.exists():
+            library.unlink(missing_ok=True)  # who has it loaded keeps it
+            objects = [str(unit.obj) for unit in units]
+            _run([*command, "-shared", "-x", "none", "-o", str(library), *objects])
     return library
 
 
@@ -122,14 +87,6 @@ def build_cuda() -> Path:
     command += ["-gencode", f"arch=compute_{arch},code=sm_{arch}", "-I", str(ROOT / "csrc")]
     _run([*command, *(str(HERE / f"{name}_cases.cu") for name in names)])
     return library
-
-
-def _is_up_to_date(obj: Path) -> bool:
-    try:
-        read = obj.with_suffix(".d").read_text().replace("\\\n", " ").partition(":")[2].split()
-        return all(os.stat(path).st_mtime <= obj.stat().st_mtime for path in read)
-    except OSError:
-        return False
 
 
 def _run(command: list[str]) -> None:

@@ -38,7 +38,7 @@ def main() -> None:
             print(compile_ops.build(out, library, sanitize=True), flush=True)
     except compile_ops.BuildError as error:
         sys.exit(f"gates: error: {error}")
-    make_shadow(built)
+    make_shadow(SHADOW, built)
     environment = {
         **os.environ,
         "LD_PRELOAD": " ".join(map(runtime, ("libasan.so", "libubsan.so"))),
@@ -60,17 +60,17 @@ def main() -> None:
     sys.exit(run.returncode)
 
 
-def make_shadow(libraries: list[Path]) -> None:
-    """Link megafm/, tests/ and the configs under SHADOW, with these libraries in megafm/."""
-    shutil.rmtree(SHADOW, ignore_errors=True)
-    (SHADOW / "megafm").mkdir(parents=True)
+def make_shadow(shadow: Path, libraries: list[Path]) -> None:
+    """Link megafm/, tests/ and the configs under `shadow`, with these libraries in megafm/."""
+    shutil.rmtree(shadow, ignore_errors=True)
+    (shadow / "megafm").mkdir(parents=True)
     for name in ("tests", "hydra_conf", "pyproject.toml"):
-        (SHADOW / name).symlink_to(compile_ops.ROOT / name)
+        (shadow / name).symlink_to(compile_ops.ROOT / name)
     for path in (compile_ops.ROOT / "megafm").iterdir():
         if path.name != "__pycache__" and path.suffix != ".so":
-            (SHADOW / "megafm" / path.name).symlink_to(path)
+            (shadow / "megafm" / path.name).symlink_to(path)
     for library in libraries:
-        (SHADOW / "megafm" / library.name).symlink_to(library)
+        (shadow / "megafm" / library.name).symlink_to(library)
 
 
 def runtime(name: str) -> str:

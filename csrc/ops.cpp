@@ -28,11 +28,11 @@ STABLE_TORCH_LIBRARY(megafm, m) {
         " Tensor d_lse, Tensor d_picked, float? softcap) -> ()");
 
   m.def("attention(Tensor q, Tensor k, Tensor v, Tensor? sinks, Tensor? cu_seqlens,"
-        " Tensor? cu_seqlens_k, bool causal, float scale, int? window, float? softcap)"
-        " -> (Tensor out, Tensor lse)");
+        " Tensor? cu_seqlens_k, bool causal, float scale, int? window, float? softcap,"
+        " bool deterministic) -> (Tensor out, Tensor lse)");
   m.def("attention_backward(Tensor d_out, Tensor? d_lse, Tensor q, Tensor k, Tensor v, Tensor out,"
         " Tensor lse, Tensor? sinks, Tensor? cu_seqlens, Tensor? cu_seqlens_k, bool causal,"
-        " float scale, int? window, float? softcap)"
+        " float scale, int? window, float? softcap, bool deterministic)"
         " -> (Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_sinks)");
 
   m.def("cpu_isa() -> str");        // the instruction set that CPU kernels run on

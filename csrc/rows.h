@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 
 namespace megafm {
 
@@ -32,6 +33,10 @@ const T* data(const Tensor& tensor) {
 template <typename T>
 T* mutable_data(const Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+inline std::optional<Tensor> contiguous(const std::optional<Tensor>& x) {
+  return x ? std::optional(stable::contiguous(*x)) : std::nullopt;
 }
 
 inline void check_like(const char* op, const Tensor& tensor, const Tensor& x, const char* name) {

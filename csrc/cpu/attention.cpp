@@ -62,7 +62,7 @@ std::tuple<Tensor, Tensor> attention(const Tensor& q_in, const Tensor& k_in, con
                                      const std::optional<Tensor>& cu_seqlens,
                                      const std::optional<Tensor>& cu_seqlens_k, bool causal,
                                      double scale, std::optional<int64_t> window,
-                                     std::optional<double> softcap) {
+                                     std::optional<double> softcap, bool /*of the backward*/) {
   const AttentionProblem problem = attention_problem(
       q_in, k_in, v_in, {cu_seqlens, cu_seqlens_k, causal, scale, window, softcap});
   const Tensor q = with_dense_heads(q_in), k = with_dense_heads(k_in), v = with_dense_heads(v_in);

@@ -127,32 +127,15 @@ void fill_gradients(AttentionProblem& problem, const Tensor& d_out, const Tensor
   }
 }
 
-void check_gradient_inputs(const Tensor& d_out, const Tensor& q, const Tensor& v,
-                           const Tensor& out, const Tensor& lse,
-                           const std::optional<Tensor>& d_lse) {
-  check_like("attention", d_out, out, "d_out");
-  STD_TORCH_CHECK(out.scalar_type() == q.scalar_type() && out.dim() == 4 &&
-                      std::ranges::equal(out.sizes().slice(0, 3), q.sizes().slice(0, 3)) &&
-                      out.size(3) == v.size(3),
-                  "attention: out must be (batch, seq_q, heads, dim of v) in the dtype of q");
-  STD_TORCH_CHECK(lse.scalar_type() == ScalarType::Float && lse.dim() == 3 &&
-                      lse.size(0) == q.size(0) && lse.size(1) == q.size(2) &&
-                      lse.size(2) == q.size(1),
-                  "attention: lse must be (batch, heads, seq_q) float32");
-  if (d_lse) {
-    check_like("attention", *d_lse, lse, "d_lse");
-  }
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(
     const Tensor& d_out_in, const std::optional<Tensor>& d_lse_in, const Tensor& q_in,
     const Tensor& k_in, const Tensor& v_in, const Tensor& out_in, const Tensor& lse_in,
     const std::optional<Tensor>& sinks_in, const std::optional<Tensor>& cu_seqlens,
     const std::optional<Tensor>& cu_seqlens_k, bool causal, double scale,
-    std::optional<int64_t> window, std::optional<double> softcap) {
+    std::optional<int64_t> window, std::optional<double> softcap, bool /*deterministic: always*/) {
   AttentionProblem problem = attention_problem(
       q_in, k_in, v_in, {cu_seqlens, cu_seqlens_k, causal, scale, window, softcap});
-  check_gradient_inputs(d_out_in, q_in, v_in, out_in, lse_in, d_lse_in);
+  check_attention_gradient(d_out_in, q_in, v_in, out_in, lse_in, d_lse_in);
   const Tensor q = with_dense_heads(q_in), k = with_dense_heads(k_in), v = with_dense_heads(v_in);
   const Tensor d_out = with_dense_heads(d_out_in), out = with_dense_heads(out_in);
   const Tensor lse = stable::contiguous(lse_in);

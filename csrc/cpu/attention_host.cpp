@@ -3,7 +3,6 @@
 #include "cpu/attention_host.h"
 
 #include <algorithm>
-#include <limits>
 
 namespace megafm::cpu {
 namespace {
@@ -56,17 +55,8 @@ std::vector<Document> documents_of(int64_t seq_q, int64_t seq_k, const Attention
 
 AttentionProblem attention_problem(const Tensor& q, const Tensor& k, const Tensor& v,
                                    const AttentionOptions& options) {
-  STD_TORCH_CHECK(q.dim() == 4 && k.dim() == 4 && v.dim() == 4, "attention: q, k, v must be 4-d");
+  check_attention(q, k, v);
   const int64_t seq_q = q.size(1), seq_k = k.size(1), kv_heads = k.size(2);
-  STD_TORCH_CHECK(
-      k.size(0) == q.size(0) && v.size(0) == q.size(0) && v.size(1) == seq_k &&
-          v.size(2) == kv_heads && k.size(3) == q.size(3) &&
-          (kv_heads == 0 ? q.size(2) == 0 : q.size(2) % kv_heads == 0),
-      "attention: q (batch, seq_q, heads, dim), k and v (batch, seq_k, kv_heads, dim) do not fit");
-  STD_TORCH_CHECK(q.scalar_type() == k.scalar_type() && q.scalar_type() == v.scalar_type(),
-                  "attention: q, k, v must have one dtype");
-  STD_TORCH_CHECK(std::max(seq_q, seq_k) < std::numeric_limits<int32_t>::max() / 2,
-                  "attention: sequences must be shorter than 2^30");
   AttentionProblem problem{q.size(0), kv_heads, std::vector<int32_t>(seq_q),
                            std::vector<int32_t>(seq_q), {}};
   const int64_t window = std::min(options.window.value_or(seq_q + seq_k), seq_q + seq_k);

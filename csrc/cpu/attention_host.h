@@ -9,19 +9,11 @@
 #include <optional>
 #include <vector>
 
+#include "attention_checks.h"
 #include "cpu/attention.h"
 #include "cpu/tensors.h"
 
 namespace megafm::cpu {
-
-struct AttentionOptions {
-  std::optional<Tensor> cu_seqlens;
-  std::optional<Tensor> cu_seqlens_k;
-  bool causal;
-  double scale;
-  std::optional<int64_t> window;
-  std::optional<double> softcap;
-};
 
 // The shape of q (batch, seq_q, heads, dim), k and v, with the intervals that the shape points to.
 struct AttentionProblem {
@@ -38,17 +30,6 @@ AttentionProblem attention_problem(const Tensor& q, const Tensor& k, const Tenso
 // The tensor (batch, seq, heads, dim) itself where elements of dim lie side by side, else a copy.
 inline Tensor with_dense_heads(const Tensor& x) {
   return x.stride(3) == 1 || x.size(3) == 1 ? x : stable::contiguous(x);
-}
-
-inline std::optional<Tensor> contiguous(const std::optional<Tensor>& x) {
-  return x ? std::optional<Tensor>(stable::contiguous(*x)) : std::nullopt;
-}
-
-inline std::optional<Tensor> checked_sinks(const std::optional<Tensor>& sinks, const Tensor& q) {
-  STD_TORCH_CHECK(!sinks || (sinks->scalar_type() == ScalarType::Float && sinks->dim() == 1 &&
-                             sinks->size(0) == q.size(2)),
-                  "attention: sinks must be (heads,) float32");
-  return contiguous(sinks);
 }
 
 // Of kv head `head`, or of the query heads that share it.

@@ -66,10 +66,6 @@ inline const void* address(const std::optional<Tensor>& tensor) {
   return tensor ? tensor->const_data_ptr() : nullptr;
 }
 
-inline std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
-  return tensor ? std::optional(stable::contiguous(*tensor)) : std::nullopt;
-}
-
 inline Tensor new_output(const Tensor& x) {
   return stable::new_empty(x, x.sizes());
 }

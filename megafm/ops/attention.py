@@ -18,7 +18,7 @@ from megafm.ops import _library, registry, triton
 from megafm.ops.adapters import transformer_engine
 from megafm.ops.autocast import autocast_dtype
 from megafm.ops.cpp import attention as cpp
-from megafm.ops.cpp.storage import CPU
+from megafm.ops.cpp.storage import CPU, CUDA
 
 Attended = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
@@ -248,6 +248,7 @@ def _fit_together(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
 
 registry.register("attention", "reference", registry.Backend(reference))
 registry.register("attention", "cpu", _library.backend(cpp.run, cpp.refuses, CPU))
+registry.register("attention", "cuda", _library.backend(cpp.run, cpp.refuses_cuda, CUDA))
 registry.register(
     "attention", "sdpa", registry.Backend(_sdpa, refuses=_sdpa_refuses, transforms=True)
 )

@@ -16,7 +16,7 @@ import torch
 from megafm.ops import _library, registry, triton
 from megafm.ops.attention import Options, by_query_head, check, scores_of, visible
 from megafm.ops.cpp import attention as cpp
-from megafm.ops.cpp.storage import CPU
+from megafm.ops.cpp.storage import CPU, CUDA
 
 Gradients = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -136,6 +136,11 @@ def _check_saved(
 registry.register("attention_backward", "reference", registry.Backend(reference))
 registry.register(
     "attention_backward", "cpu", _library.backend(cpp.run_backward, cpp.refuses_backward, CPU)
+)
+registry.register(
+    "attention_backward",
+    "cuda",
+    _library.backend(cpp.run_backward, cpp.refuses_cuda_backward, CUDA),
 )
 registry.register(
     "attention_backward", "triton", triton.backend("attention", "run_backward", "refuses_backward")

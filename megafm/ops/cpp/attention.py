@@ -13,6 +13,8 @@ from megafm.ops.cpp.storage import Target, empty_contiguous_like
 if TYPE_CHECKING:
     from megafm.ops.attention import Attended, Options
 
+LARGEST_HEAD_DIM = 256  # on CUDA
+
 
 def run(
     target: Target, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options
@@ -45,6 +47,7 @@ def _settings(options: Options) -> tuple[Any, ...]:
         options.scale,
         options.window,
         options.softcap,
+        options.deterministic,
     )
 
 
@@ -52,6 +55,24 @@ def refuses(
     target: Target, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options
 ) -> str | None:
     return target.unreadable(q)
+
+
+def refuses_cuda(
+    target: Target, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options
+) -> str | None:
+    """What csrc/cuda has no kernel for."""
+    reason = target.unreadable(q)
+    if reason is None and q.dtype == torch.float32:
+        return f"no kernel for {q.dtype}"
+    wrong = [dim for dim in (q.shape[3], v.shape[3]) if dim % 8 or not 0 < dim <= LARGEST_HEAD_DIM]
+    if reason is None and wrong:
+        return f"no kernel for head dim {wrong[0]}, only for multiples of 8 to {LARGEST_HEAD_DIM}"
+    return reason
+
+
+def refuses_cuda_backward(target: Target, d_out: torch.Tensor, *rest: Any) -> str | None:
+    q, k, v, *_, options = rest
+    return refuses_cuda(target, q, k, v, options)
 
 
 def refuses_backward(target: Target, d_out: torch.Tensor, *rest: Any) -> str | None:
@@ -100,7 +121,7 @@ def _backward(
     ops: Any, ctx: Any, d_out: torch.Tensor | None, d_lse: torch.Tensor | None
 ) -> tuple[torch.Tensor | None, ...]:
     registry.refuse_second_derivative("attention")
-    no_settings = (None,) * 6
+    no_settings = (None,) * 7
     if d_out is None and d_lse is None:
         return None, None, None, None, *no_settings
     q, k, v, out, lse, sinks, *ends = ctx.saved_tensors

@@ -327,11 +327,11 @@ def test_ops_pass_opcheck(dtype: torch.dtype) -> None:
     sinks, ends = torch.randn(4, requires_grad=True), torch.tensor([0, 2, 6])
     library = torch.ops.megafm
     torch.library.opcheck(
-        library.attention.default, (q, k, v, sinks, ends, ends, True, 0.3, 4, 5.0)
+        library.attention.default, (q, k, v, sinks, ends, ends, True, 0.3, 4, 5.0, False)
     )
     q, k, v, sinks = (x.detach() for x in (q, k, v, sinks))
-    out, lse = library.attention(q, k, v, sinks, ends, ends, True, 0.3, 4, 5.0)
-    saved = (out, lse, q, k, v, out, lse, sinks, ends, ends, True, 0.3, 4, 5.0)
+    out, lse = library.attention(q, k, v, sinks, ends, ends, True, 0.3, 4, 5.0, False)
+    saved = (out, lse, q, k, v, out, lse, sinks, ends, ends, True, 0.3, 4, 5.0, True)
     torch.library.opcheck(library.attention_backward.default, saved)
 
 
@@ -364,11 +364,11 @@ def test_a_dtype_without_a_kernel_is_refused(cpu: None) -> None:
 
 def test_op_refuses_what_would_read_out_of_bounds() -> None:
     q, k = torch.randn(1, 4, 4, 8), torch.randn(1, 4, 3, 8)
-    options = (None, None, True, 1.0, None, None)
+    options = (None, None, True, 1.0, None, None, False)
     with pytest.raises(RuntimeError, match="do not fit"):
         torch.ops.megafm.attention(q, k, k, None, *options)
     with pytest.raises(RuntimeError, match="sinks must be"):
         torch.ops.megafm.attention(q, q, q, torch.zeros(3), *options)
     wild = torch.tensor([-5, 900, 3])  # ends are clamped to the sequence
-    out, _ = torch.ops.megafm.attention(q, q, q, None, wild, wild, True, 1.0, None, None)
+    out, _ = torch.ops.megafm.attention(q, q, q, None, wild, wild, True, 1.0, None, None, False)
     assert out.shape == q.shape

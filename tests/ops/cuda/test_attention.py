@@ -1,0 +1,180 @@
+"""The cuda backend of attention, on a GPU or on the emulator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from megafm import ops
+from tests.ops.cpp.test_attention import LARGE, make_large, make_problem, problems, with_backend
+from tests.ops.error_rule import assert_error_rule, outputs_and_gradients
+from tests.ops.test_attention import CASES, make, one_query_at_a_time
+from tests.ops.triton.on_device import on_device
+
+HALVES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+ALIGNED = [name for name, case in LARGE.items() if case[5] % 8 == case[6] % 8 == 0]
+WIDTHS = (64, 96, 128, 192, 256)  # of the kernels
+
+
+def on_cuda(device: str, **options: Any) -> Callable[..., Any]:
+    """attention as a function of q, k, v and, if there is a fourth, sinks."""
+    options = {
+        key: value.to(device) if isinstance(value, torch.Tensor) else value
+        for key, value in options.items()
+    }
+    return on_device(with_backend("cuda", options), torch.device(device))
+
+
+@HALVES
+@pytest.mark.parametrize("name", [name for name in CASES if name != "sinks"])
+def test_error_rule(name: str, dtype: torch.dtype, device: str) -> None:
+    tensors, options = make(name, head_dim=16)
+    if name == "more_queries_than_keys":
+        exact = plain = with_backend("reference", options)
+    else:
+        exact = plain = lambda *x: one_query_at_a_time(*x, **options)[0]
+    assert_error_rule(on_cuda(device, **options), plain, tensors, dtype, exact=exact)
+
+
+@pytest.mark.parametrize("deterministic", [False, True], ids=["atomics", "deterministic"])
+@pytest.mark.parametrize("name", ALIGNED)
+def test_error_rule_over_several_blocks(name: str, deterministic: bool, device: str) -> None:
+    tensors, options = make_large(name)
+    ours = on_cuda(device, **options, deterministic=deterministic)
+    assert_error_rule(ours, with_backend("reference", options), tensors, torch.bfloat16)
+
+
+@HALVES
+@pytest.mark.parametrize("deterministic", [False, True], ids=["atomics", "deterministic"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_error_rule_of_every_width(
+    width: int, deterministic: bool, dtype: torch.dtype, device: str
+) -> None:
+    torch.manual_seed(0)
+    for dim, dim_v in ((width, width), (width - 8, width - 24)):
+        q, k = torch.randn(1, 140, 2, dim), torch.randn(1, 135, 1, dim)
+        tensors = [q, k, torch.randn(1, 135, 1, dim_v), torch.tensor([0.5, -30.0])]
+        plain = with_backend("reference", {"return_lse": True})
+        # The lse of the 5 queries that see no key but the sink is the sink.
+        ours = on_cuda(device, return_lse=True, deterministic=deterministic)
+        assert_error_rule(ours, plain, tensors, dtype)
+
+
+@given(problems(), st.booleans())
+@settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_error_rule_for_any_options_and_shape(
+    device: str, problem: tuple[tuple[int, ...], dict[str, Any]], sinks: bool
+) -> None:
+    (*sizes, dim, dim_v), options = problem
+    aligned = (*sizes, 8 * -(-dim // 8), 8 * -(-dim_v // 8))
+    tensors, options = make_problem((aligned, options), sinks)
+    plain = with_backend("reference", options)
+    assert_error_rule(on_cuda(device, **options), plain, tensors, torch.bfloat16)
+
+
+def test_deterministic_mode_gives_the_same_bits_on_every_run(device: str) -> None:
+    tensors, options = make_large("window")
+    attend = on_cuda(device, **options, deterministic=True)
+    first = outputs_and_gradients(attend, tensors, torch.bfloat16)
+    for _ in range(3):
+        again = outputs_and_gradients(attend, tensors, torch.bfloat16)
+        assert all(map(torch.equal, again, first))
+
+
+def test_lse_is_as_exact_as_that_of_floats(device: str) -> None:
+    tensors, options = make_large("softcap")
+    q, k, v = (x.bfloat16() for x in tensors)
+    options = {**options, "scale": 0.3, "return_lse": True}
+    _, lse = on_cuda(device, **options)(q, k, v)
+    _, exact = with_backend("reference", options)(q.double(), k.double(), v.double())
+    torch.testing.assert_close(lse.double(), exact.double(), rtol=1e-5, atol=1e-5)
+
+
+def test_takes_views_as_they_lie_and_copies_what_is_not_aligned(device: str) -> None:
+    torch.manual_seed(0)
+    packed = torch.randn(2, 70, 6, 16).bfloat16()
+    q, k, v = packed[:, :, :4], packed[:, :, 4:5], packed[:, :, 5:]
+    attend = on_cuda(device)
+    expected = attend(*(x.contiguous() for x in (q, k, v)))
+    assert torch.equal(attend(q, k, v), expected)
+    strided = [x.permute(3, 2, 0, 1).contiguous().permute(2, 3, 1, 0) for x in (q, k, v)]
+    assert torch.equal(attend(*strided), expected)
+    apart = torch.randn(2, 70, 6, 17).bfloat16()
+    apart[..., 1:] = packed
+    shifted = apart[..., 1:]
+    assert torch.equal(attend(shifted[:, :, :4], shifted[:, :, 4:5], shifted[:, :, 5:]), expected)
+
+
+@pytest.mark.parametrize(
+    "shape", [(0, 4, 4, 2, 1), (2, 0, 4, 2, 1), (2, 4, 0, 2, 1), (2, 0, 0, 2, 1)], ids=str
+)
+def test_zero_lengths(shape: tuple[int, ...], device: str) -> None:
+    batch, seq_q, seq_k, heads, kv_heads = shape
+    q = torch.randn(batch, seq_q, heads, 8)
+    k, v = (torch.randn(batch, seq_k, kv_heads, 8) for _ in range(2))
+    for x in outputs_and_gradients(on_cuda(device), [q, k, v], torch.bfloat16):
+        assert torch.equal(x, torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["q", "k", "v"])
+def test_what_is_not_finite_reaches_the_queries_that_see_it(
+    place: int, bad: float, device: str
+) -> None:
+    tensors, options = make_large("causal")
+    tensors = [x.bfloat16() for x in tensors]
+    attend = on_cuda(device, **options)
+    clean = attend(*tensors)
+    tensors[place][0, 100, 0, 3] = bad
+    out = attend(*tensors)
+    expected = with_backend("reference", options)(*tensors)
+    assert not expected[0, 100:].isfinite().all()
+    assert not out[0, 100:][~expected[0, 100:].isfinite()].isfinite().any()
+    assert torch.equal(out[0, :, 1], clean[0, :, 1])
+    if place < 2:
+        assert torch.equal(out[0, :100], clean[0, :100])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "dim", "reason"),
+    [
+        (torch.float32, 16, "no kernel for torch.float32"),
+        (torch.bfloat16, 20, "no kernel for head dim 20, only for multiples of 8 to 256"),
+        (torch.bfloat16, 264, "no kernel for head dim 264"),
+    ],
+)
+def test_what_has_no_kernel_is_refused(
+    dtype: torch.dtype, dim: int, reason: str, device: str
+) -> None:
+    q = torch.zeros(1, 4, 1, dim, dtype=dtype, device=device)
+    with (
+        ops.use(attention="cuda"),
+        pytest.raises(ValueError, match=f"ops.attention=cuda: {reason}"),
+    ):
+        ops.attention(q, q, q)
+
+
+def test_backward_of_a_block_of_keys(device: str) -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 70, 2, 16).bfloat16().to(device) for _ in range(3))
+    with ops.use(attention="cuda", attention_backward="cuda"):
+        out, lse = ops.attention(q, k, v, causal=False, return_lse=True)
+        d_out = torch.randn_like(out)
+        whole = ops.attention_backward(d_out, q, k, v, out, lse, causal=False)
+        parts = [
+            ops.attention_backward(d_out, q, k[:, s], v[:, s], out, lse, causal=False)
+            for s in (slice(0, 30), slice(30, 70))
+        ]
+    torch.testing.assert_close(whole[0], parts[0][0] + parts[1][0], rtol=0.05, atol=0.02)
+    for i in (1, 2):
+        torch.testing.assert_close(whole[i], torch.cat([part[i] for part in parts], 1))

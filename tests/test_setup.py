@@ -137,6 +137,7 @@ def test_a_touched_source_is_compiled_again_as_doctor_asks(checkout, steps):
         ("csrc/new.h", ["megafm"]),
         ("setup.py", ["megafm"]),
         ("tools/compile_ops.py", ["megafm"]),
+        ("tools/compile_cuda.py", ["megafm"]),
         ("constraints.txt", ["venv", "packages", "megafm"]),
         ("pyproject.toml", ["venv", "packages", "megafm"]),
     ],
@@ -148,6 +149,14 @@ def test_a_changed_file_repeats_the_stages_that_read_it(checkout, steps, name, a
         file.write("\n")
     run_setup(checkout)
     assert steps == again
+
+
+def test_another_list_of_architectures_builds_again(checkout, steps, monkeypatch):
+    run_setup(checkout)
+    steps.clear()
+    monkeypatch.setenv("MEGAFM_CUDA_ARCHS", "80")
+    run_setup(checkout)
+    assert steps == ["megafm"]
 
 
 def test_a_lost_library_is_built_again(checkout, steps):

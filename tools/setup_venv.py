@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import compile_cuda
 import compile_ops
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,10 +73,12 @@ def _libraries_are_newest() -> bool:
 
 
 def stamps() -> dict[str, str]:
-    """For each stage the hash of the files that it reads."""
+    """For each stage the hash of the files that it reads; the build reads a variable too."""
     packages = [ROOT / "constraints.txt", ROOT / "pyproject.toml"]
-    build = [ROOT / "setup.py", ROOT / "tools" / "compile_ops.py", *_tree("csrc")]
-    return {"packages": _hash(packages), "megafm": _hash([*packages, *build])}
+    tools = [ROOT / "tools" / name for name in ("compile_ops.py", "compile_cuda.py")]
+    build = _hash([*packages, ROOT / "setup.py", *tools, *_tree("csrc")])
+    archs = os.environ.get(compile_cuda.ARCHS, "")
+    return {"packages": _hash(packages), "megafm": f"{build} {archs}".strip()}
 
 
 def check_machine(venv: Path) -> None:

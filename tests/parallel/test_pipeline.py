@@ -61,7 +61,7 @@ CASES = {
 }
 CASES["moe_fp64"] = replace(CASES["moe_fp64"], num_steps=2)
 CASES["packed_fp64"] = replace(
-    CASES["packed_fp64"], num_steps=3, recomputed=("selective", "none", "full")
+    CASES["packed_fp64"], num_steps=20, recomputed=("selective", "none", "full")
 )
 
 

@@ -46,7 +46,6 @@ class Rule:
 # op -> its rules; the first that holds counts.
 AUTO: dict[str, tuple[Rule, ...]] = {
     "attention": (
-        Rule("cpu", ("sdpa", "cpu"), (torch.float32,), ("decode",)),
         Rule("cpu", ("cpu", "sdpa")),
         Rule("cuda", ("sdpa", "triton")),
     ),
@@ -75,17 +74,12 @@ AUTO: dict[str, tuple[Rule, ...]] = {
 }
 
 
-def _attention_shape(q: torch.Tensor, *rest: Any) -> str:
-    return "sequence" if q.shape[1] > 1 else "decode"
-
-
 def _linear_shape(x: torch.Tensor, weight: torch.Tensor) -> str:
     return "large" if x.numel() * weight.shape[0] >= 1 << 23 else "small"
 
 
 # op -> its classes of shape and the function of the op's arguments that names one.
 SHAPE_CLASSES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
-    "attention": (("sequence", "decode"), _attention_shape),
     "linear": (("large", "small"), _linear_shape),
 }
 

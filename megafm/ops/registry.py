@@ -242,7 +242,7 @@ class OpBackends:
     """What this machine can run of one op.
 
     Attributes:
-        pick: device -> "float32" or "float32 decode" (dtype, class of shape) -> what auto tries
+        pick: device -> "float32" or "float32 large" (dtype, class of shape) -> what auto tries
             first.
         why_not: backend -> None if it can run here, else the reason.
         absent: the backends that megafm has no version of this op for.

@@ -29,9 +29,9 @@ def test_no_rule_is_newer_than_its_measurement(path: Path) -> None:
 
 def test_a_rule_is_described_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     rules = (
-        auto.Rule("cpu", ("sdpa", "cpu"), (torch.float32,), ("decode",)),
+        auto.Rule("cpu", ("onednn", "cpu"), (torch.float32,), ("large",)),
         auto.Rule("cpu", ("cpu",)),
         auto.Rule("cuda", ("triton",)),
     )
-    monkeypatch.setitem(auto.AUTO, "attention", rules)
-    assert auto.described("attention", "cpu") == ["float32 decode: sdpa, cpu", "always: cpu"]
+    monkeypatch.setitem(auto.AUTO, "linear", rules)
+    assert auto.described("linear", "cpu") == ["float32 large: onednn, cpu", "always: cpu"]

@@ -58,19 +58,19 @@ def test_a_rule_counts_for_its_device_dtype_and_class_of_shape(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rules = (
-        auto.Rule("cpu", ("sdpa",), shapes=("decode",)),
+        auto.Rule("cpu", ("onednn",), shapes=("large",)),
         auto.Rule("cpu", ("cpu",), dtypes=(torch.float32,)),
         auto.Rule("cuda", ("triton",)),
     )
-    monkeypatch.setitem(auto.AUTO, "attention", rules)
+    monkeypatch.setitem(auto.AUTO, "linear", rules)
     fp32, bf16 = torch.float32, torch.bfloat16
-    assert auto.order("attention", "cpu", bf16, "decode") == ("sdpa",)
-    assert auto.order("attention", "cpu", fp32, "sequence") == ("cpu",)
-    assert auto.order("attention", "cpu", bf16, "sequence") == ()
-    assert auto.order("attention", "cuda", fp32, "sequence") == ("triton",)
-    one = torch.empty(2, 1, 4, 8)
-    assert auto.shape_class("attention", one, one) == "decode"
-    assert auto.shape_class("attention", torch.empty(2, 5, 4, 8), one) == "sequence"
+    assert auto.order("linear", "cpu", bf16, "large") == ("onednn",)
+    assert auto.order("linear", "cpu", fp32, "small") == ("cpu",)
+    assert auto.order("linear", "cpu", bf16, "small") == ()
+    assert auto.order("linear", "cuda", fp32, "large") == ("triton",)
+    weight = torch.empty(4, 8)
+    assert auto.shape_class("linear", torch.empty(1 << 18, 8), weight) == "large"
+    assert auto.shape_class("linear", torch.empty(5, 8), weight) == "small"
 
 
 def test_a_fall_to_the_reference_is_announced_once(
@@ -188,9 +188,9 @@ def test_backends_lists_every_op_with_its_pick_and_reasons() -> None:
     table = ops.backends()
     assert set(table) == set(auto.AUTO) == {f.name for f in OpsConfig.__dataclass_fields__.values()}
     attention = table["attention"]
-    names = auto.order("attention", "cpu", torch.float32, "sequence")
+    names = auto.order("attention", "cpu", torch.float32, "")
     able = [name for name in names if not attention.why_not[name]]
-    assert attention.pick["cpu"]["float32 sequence"] == able[0]
+    assert attention.pick["cpu"]["float32"] == able[0]
     assert attention.why_not["reference"] is None
     assert "apex" in attention.absent and attention.why_not["apex"]
 

@@ -29,8 +29,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
     cells = result["cells"]
     rows = list(dict.fromkeys((cell["mode"], cell["dtype"]) for cell in cells))
     columns = list(dict.fromkeys(cell["threads"] for cell in cells))
-    num_shapes = len({cell["shape"] for cell in cells})
-    width = len(columns) * max(4.2, 0.5 * num_shapes + 1.2)
+    shapes = list(dict.fromkeys(cell["shape"] for cell in cells))
+    width = len(columns) * max(4.2, 0.5 * len(shapes) + 1.2)
     size = (max(8.4, width), 2.3 * len(rows) + 1.2)
     options = {"figsize": size, "squeeze": False, "sharex": True}
     figure, panels = plt.subplots(len(rows), len(columns), layout="constrained", **options)
@@ -38,7 +38,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         for panel, threads in zip(panel_row, columns, strict=True):
             key = (mode, dtype, threads)
             shown = [c for c in cells if (c["mode"], c["dtype"], c["threads"]) == key]
-            _panel(panel, result["op"], shown)
+            _panel(panel, result["op"], shown, shapes)
             panel.set_title(f"{mode}, {dtype}, {threads} thread{'s' * (threads > 1)}", fontsize=10)
         top = max(panel.get_ylim()[1] for panel in panel_row)
         for panel in panel_row:
@@ -53,10 +53,11 @@ def draw(result: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def _panel(panel: Axes, op: str, cells: list[dict[str, Any]]) -> None:
+def _panel(panel: Axes, op: str, cells: list[dict[str, Any]], shapes: list[str]) -> None:
+    """`shapes` are those of all panels, which share an axis; one may have cells of a part only."""
     panel.axhline(1, color="#888888", linewidth=1)
-    for x, cell in enumerate(cells):
-        summary = summarise(op, cell)
+    for cell in cells:
+        x, summary = shapes.index(cell["shape"]), summarise(op, cell)
         if summary is None:
             continue
         label = "megafm (the backend that auto picks)"
@@ -76,7 +77,7 @@ def _panel(panel: Axes, op: str, cells: list[dict[str, Any]]) -> None:
             if times:
                 style = {"color": colour, "marker": marker, "edgecolors": "white", "s": 34}
                 panel.scatter(x, best / min(times), label=label, zorder=3, **style)
-    panel.set_xticks(range(len(cells)), [c["shape"] for c in cells], rotation=35, ha="right")
+    panel.set_xticks(range(len(shapes)), shapes, rotation=35, ha="right")
     panel.tick_params(labelsize=8)
     panel.spines[["top", "right"]].set_visible(False)
     panel.margins(y=0.15)

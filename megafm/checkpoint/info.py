@@ -24,8 +24,9 @@ class CheckpointInfo:
     Attributes:
         step: optimizer steps taken.
         samples: training samples consumed: the whole state of the data loader.
-        tokens: training tokens consumed.
+        tokens: training tokens consumed, with the padding of packed rows.
         seq_len: tokens of context that the model was trained with.
+        packing: how documents were made into samples (data.packing).
         config_hash, tokenizer_hash, snapshot_id: sha256 of config, tokenizer.json and dataset.
         git_commit: of the megafm checkout that trained it; None for an installed package.
         files: bytes of each tensor file, to tell a truncated one.
@@ -36,6 +37,7 @@ class CheckpointInfo:
     samples: int = 0
     tokens: int = 0
     seq_len: int = 0
+    packing: str = "stream"
     config_hash: str | None = None
     tokenizer_hash: str | None = None
     snapshot_id: str | None = None

@@ -78,6 +78,6 @@ def parts(weights: Sequence[float]) -> list[int]:
     if sum(whole) // divisor > MAX_PARTS:
         raise ValueError(
             f"data.blend: weights {list(weights)} have {sum(whole) // divisor} parts, more than "
-            f"{MAX_PARTS}; round them to six digits"
+            f"{MAX_PARTS}; set shares of 1 with at most six decimals"
         )
     return [weight // divisor for weight in whole]

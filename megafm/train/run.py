@@ -102,6 +102,7 @@ class Run(Training):
             samples=self.samples,
             tokens=self.tokens,
             seq_len=self.job.train.seq_len,
+            packing=self.job.data.packing,
             config_hash=config_hash(self.job),
             tokenizer_hash=self.tokenizer_hash,
             snapshot_id=self.snapshot_id,
@@ -333,8 +334,19 @@ def _resume(run: Run) -> None:
         )
     if info.snapshot_id not in (None, run.snapshot_id):
         raise ValueError(
-            f"data.dir={run.job.data.dir}: its snapshot {run.snapshot_id[:12]} is not "
-            f"{str(info.snapshot_id)[:12]}, which {folder} was trained on; {fresh}"
+            f"data.dir={run.job.data.dir}: its snapshot, with data.blend, {run.snapshot_id[:12]} "
+            f"is not {str(info.snapshot_id)[:12]}, which {folder} was trained on; {fresh}"
+        )
+    packing = run.job.data.packing
+    if info.samples and info.packing != packing:
+        raise ValueError(
+            f"data.packing={packing}: {folder} was trained with {info.packing}, whose samples are "
+            f"others; {fresh}, or set it back"
+        )
+    if info.samples and packing != "stream" and info.seq_len != run.job.train.seq_len:
+        raise ValueError(
+            f"train.seq_len={run.job.train.seq_len}: {folder} was trained with {info.seq_len}, and "
+            f"data.packing={packing} makes other samples of each length; {fresh}, or set it back"
         )
     # A converted model, at step 0, has parameters alone.
     checkpoint.load_tensors(folder, run.tensors() if info.step else model_tensors(run.model))

@@ -88,7 +88,7 @@ def test_weights_are_taken_as_the_decimals_they_show(weights, expected) -> None:
 
 
 def test_weights_of_too_many_digits_are_refused() -> None:
-    with pytest.raises(ValueError, match=f"parts, more than {MAX_PARTS}; round them to six"):
+    with pytest.raises(ValueError, match=f"parts, more than {MAX_PARTS}; set shares of 1"):
         parts([1 / 3, 0.5])
     for weight in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match=f"data.blend: weight={weight} of web: must be"):

@@ -55,6 +55,18 @@ def test_a_tokenizer_or_data_that_the_checkpoint_did_not_see_is_refused(
     assert [c.name for c in checkpoints(tmp_path / "run")] == ["step_00000001"]
 
 
+def test_samples_made_in_another_way_are_refused(corpus: Path, tmp_path: Path) -> None:
+    job = with_train(train_job(corpus, tmp_path / "run"), steps=1)
+    packed = dataclasses.replace(job, data=dataclasses.replace(job.data, packing="best_fit"))
+    train(packed)
+    with pytest.raises(ValueError, match="data.packing=stream: .* with best_fit.*set it back"):
+        train(with_train(job, steps=2))
+    with pytest.raises(ValueError, match="train.seq_len=16: .*packing=best_fit.*set it back"):
+        train(with_train(packed, steps=2, seq_len=16))
+    train(with_train(packed, steps=2))
+    assert CheckpointInfo.read(checkpoints(tmp_path / "run")[-1]).packing == "best_fit"
+
+
 def test_a_vocabulary_smaller_than_the_tokenizer_is_refused(corpus: Path, tmp_path: Path) -> None:
     job = train_job(corpus, tmp_path)
     small = dataclasses.replace(job.model, vocab_size=VOCAB_SIZE - 1)

@@ -25,7 +25,7 @@ def write_data(folder: Path, validation: list[str], snapshot_id: str = "a" * 64)
     summaries = {}
     for split, texts in {"train": TRAIN, "validation": validation}.items():
         documents = [
-            Document(f"{split}/{i}", text, "files", f"{i}.py", "MIT", "p", "1")
+            Document(f"{split}/{i}", text, "files", f"{i}.py", "MIT")
             for i, text in enumerate(texts)
         ]
         write_documents(folder, split, documents)

@@ -6,9 +6,10 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from megafm.files import atomic_open
 
@@ -17,15 +18,25 @@ SPLITS = ("train", "validation")
 
 @dataclass(frozen=True)
 class Document:
-    """`id` is unique in a corpus and names no machine: paths are relative to their source."""
+    """
+    Attributes:
+        id: unique in a corpus, the same on every machine: paths in it are relative to the source.
+        source: the kind of place that it is from: stdlib, package, files, ...
+        path: in that source, or the URL.
+        licence: an SPDX expression, or "unspecified".
+        language, timestamp: as the source states them (ISO 639, ISO 8601), "" where it does not.
+        metadata: what else the source knows, of JSON's types; `package` and `version` name the
+            row of the table of sources.
+    """
 
     id: str
     text: str
-    source: str  # stdlib, package or files
+    source: str
     path: str
     licence: str
-    package: str
-    version: str
+    language: str = ""
+    timestamp: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @cached_property
     def encoded(self) -> bytes:
@@ -39,6 +50,14 @@ class Document:
     @cached_property
     def sha256(self) -> str:
         return hashlib.sha256(self.encoded).hexdigest()
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A document that was left out: the code of the reason, and the id or place of what it was."""
+
+    reason: str
+    where: str = field(default="", compare=False)
 
 
 def documents_path(data_dir: str | Path, split: str) -> Path:

@@ -28,7 +28,7 @@ class SplitSummary:
 
 @dataclass(frozen=True)
 class SourceSummary:
-    """One row of the data table: what was kept of one package."""
+    """One row of the data table: what was kept of one package, or else of one kind of source."""
 
     source: str
     package: str
@@ -109,7 +109,9 @@ def summarise_sources(documents: Iterable[Document]) -> tuple[SourceSummary, ...
     """One row per package, the largest first."""
     rows: dict[tuple[str, str, str, str], tuple[int, int]] = {}
     for document in documents:
-        key = (document.source, document.package, document.version, document.licence)
+        package = str(document.metadata.get("package", document.source))
+        version = str(document.metadata.get("version", ""))
+        key = (document.source, package, version, document.licence)
         count, size = rows.get(key, (0, 0))
         rows[key] = (count + 1, size + document.num_bytes)
     table = [SourceSummary(*key, *totals) for key, totals in rows.items()]

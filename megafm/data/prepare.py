@@ -17,6 +17,7 @@ from megafm.data.config import DataJob, NearDuplicates, Source
 from megafm.data.document import (
     SPLITS,
     Document,
+    Drop,
     documents_path,
     write_documents,
 )
@@ -91,10 +92,10 @@ def clean(listing: Listing, source: Source) -> tuple[list[Document], Counter[str
     for entry in track(listing.files, "reading", console=console, disable=not console.is_terminal):
         for result in read.read(entry, source.max_document_bytes):
             for step in pipeline:
-                if isinstance(result, read.Drop):
+                if isinstance(result, Drop):
                     break
                 result = step(result)
-            if isinstance(result, read.Drop):
+            if isinstance(result, Drop):
                 dropped[result.reason] += 1
             else:
                 documents.append(result)

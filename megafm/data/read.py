@@ -6,19 +6,11 @@ import io
 import json
 import tokenize
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from megafm.data.document import Document
+from megafm.data.document import Document, Drop
 from megafm.data.sources import SourceFile
 
-VERSION = "read/1"
-
-
-@dataclass(frozen=True)
-class Drop:
-    """A document that was left out, and the code of the reason why."""
-
-    reason: str
+VERSION = "read/2"
 
 
 def read(entry: SourceFile, max_bytes: int) -> Iterator[Document | Drop]:
@@ -78,6 +70,5 @@ def _document(entry: SourceFile, name: str, text: str | Drop) -> Document | Drop
         source=entry.source,
         path=entry.path,
         licence=entry.licence,
-        package=entry.package,
-        version=entry.version,
+        metadata={"package": entry.package, "version": entry.version},
     )

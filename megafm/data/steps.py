@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from megafm.data.config import Source
-from megafm.data.document import Document
-from megafm.data.read import Drop
+from megafm.data.document import Document, Drop
 
 
 class Step(Protocol):

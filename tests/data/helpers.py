@@ -29,7 +29,8 @@ WORDS = [
 
 
 def document(name: str, text: str) -> Document:
-    return Document(name, text, "files", name, "MIT", "corpus", "1.0")
+    metadata = {"package": "corpus", "version": "1.0"}
+    return Document(name, text, "files", name, "MIT", metadata=metadata)
 
 
 def program(number: int, functions: int = 12) -> str:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
 
-from megafm.data.document import documents_path, read_documents, write_documents
+from megafm.data.document import Document, documents_path, read_documents, write_documents
 from tests.data.helpers import document
 
 
@@ -13,6 +14,27 @@ def test_documents_round_trip_through_jsonl(tmp_path: Path) -> None:
     documents = [document("a", "x = 1\n"), document("b", "\u00e9\u2028\U0001f600 'quoted'\r\n\t")]
     write_documents(tmp_path, "train", documents)
     assert list(read_documents(tmp_path, "train")) == documents
+
+
+def test_what_a_source_knows_is_kept_and_what_it_does_not_is_empty(tmp_path: Path) -> None:
+    known = Document(
+        "w:1", "text", "warc", "https://example.org/a", "CC-BY-4.0", "en", "2024-05-01T10:00:00Z",
+        {"status": 200, "headers": {"Server": "x"}, "tags": ["a", None]},
+    )  # fmt: skip
+    plain = Document("t", "text", "files", "t.txt", "unspecified")
+    assert (plain.language, plain.timestamp, plain.metadata) == ("", "", {})
+    write_documents(tmp_path, "train", [plain, known])
+    assert list(read_documents(tmp_path, "train")) == [plain, known]
+    assert len({known, plain, plain}) == 2
+
+
+def test_a_line_of_an_older_format_is_named_with_the_remedy(tmp_path: Path) -> None:
+    fields = {"id": "a", "text": "one", "source": "files", "path": "a", "licence": "MIT"}
+    path = documents_path(tmp_path, "train")
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(fields | {"package": "p", "version": "1"}) + "\n")
+    with pytest.raises(ValueError, match="line 1: not a document .*'package'.*run: megafm data"):
+        list(read_documents(tmp_path, "train"))
 
 
 def test_size_and_hash_are_of_the_utf8_bytes() -> None:

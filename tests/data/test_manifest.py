@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from megafm.data.document import Document
 from megafm.data.manifest import Manifest, manifest_path, snapshot_id, summarise_sources
 from tests.data.helpers import data_folder, document
 
@@ -23,6 +24,10 @@ def test_the_snapshot_id_knows_contents_split_and_rules_but_no_order() -> None:
 def test_sources_add_up() -> None:
     (row,) = summarise_sources(DOCUMENTS)
     assert (row.package, row.licence, row.documents, row.bytes) == ("corpus", "MIT", 3, 3)
+    (row,) = summarise_sources(
+        [Document("w:1", "text", "warc", "https://a.example/", "unspecified")]
+    )
+    assert (row.source, row.package, row.version, row.bytes) == ("warc", "warc", "", 4)
 
 
 def test_tokens_come_and_go(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from megafm.data.document import Document
-from megafm.data.read import Drop, decode, read
+from megafm.data.document import Document, Drop
+from megafm.data.read import decode, read
 from megafm.data.sources import SourceFile
 
 LIMIT = 1_000_000

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from megafm.data.config import Source
-from megafm.data.read import Drop
+from megafm.data.document import Drop
 from megafm.data.steps import cleaning_steps
 from tests.data.helpers import document, program
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from megafm.paths import DataDir, TokenizerDir
 
@@ -62,6 +62,22 @@ class Source:
         for name in ("max_package_bytes", "max_document_bytes", "max_line_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"source.{name}={getattr(self, name)}: must be positive")
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What documents go through, by name (megafm/data/steps/registry.py, or MODULE:CLASS) and in
+    this order, each with the settings that are not its defaults.
+
+    Attributes:
+        transform: steps, which change a document or drop it.
+        signals: measured although no rule needs them, or with other settings.
+        rules: thresholds on what was measured.
+    """
+
+    transform: dict[str, dict[str, Any]] = field(default_factory=dict)
+    signals: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rules: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -126,5 +142,6 @@ class DataJob:
     data: DataDir = field(default_factory=DataDir)
     tokenizer: TokenizerDir = field(default_factory=TokenizerDir)  # of action=tokenize
     source: Source = field(default_factory=Source)
+    steps: Steps = field(default_factory=Steps)
     near_duplicates: NearDuplicates = field(default_factory=NearDuplicates)
     split: Split = field(default_factory=Split)

@@ -51,7 +51,7 @@ def prepare(job: DataJob, say: Callable[[str], None] = print) -> Manifest:
         say(f"{folder}: up to date, {_describe(before)}")
         return before
 
-    documents, dropped = clean(listing, job.source)
+    documents, dropped = clean(listing, job)
     if not documents:
         raise ValueError(
             f"{_where(job.source)}: no document to learn from; left out{_reasons(dropped)}; "
@@ -83,18 +83,16 @@ def prepare(job: DataJob, say: Callable[[str], None] = print) -> Manifest:
     return manifest
 
 
-def clean(listing: Listing, source: Source) -> tuple[list[Document], Counter[str]]:
+def clean(listing: Listing, job: DataJob) -> tuple[list[Document], Counter[str]]:
     """Read the listed files and take each document through the cleaning steps."""
     dropped = Counter(listing.dropped)
     documents: list[Document] = []
-    pipeline = steps.cleaning_steps(source)
+    pipeline = steps.pipeline(job.source, job.steps)
     console = Console(stderr=True)
     for entry in track(listing.files, "reading", console=console, disable=not console.is_terminal):
-        for result in read.read(entry, source.max_document_bytes):
-            for step in pipeline:
-                if isinstance(result, Drop):
-                    break
-                result = step(result)
+        for result in read.read(entry, job.source.max_document_bytes):
+            if isinstance(result, Document):
+                result = pipeline.run(result)
             if isinstance(result, Drop):
                 dropped[result.reason] += 1
             else:
@@ -149,10 +147,9 @@ def _save(
 
 def _rules(job: DataJob) -> tuple[str, ...]:
     """The versions and settings of everything that decides which document goes where."""
-    pipeline = steps.cleaning_steps(job.source)
     return (
         read.VERSION,
-        *(f"{step.version} {step}" for step in pipeline),
+        *steps.pipeline(job.source, job.steps).versions,
         f"{near_duplicates.VERSION} {job.near_duplicates}",
         f"{split.VERSION} {job.split}",
     )

@@ -1,0 +1,109 @@
+"""From the config group `steps` to what runs: steps, then signals, then rules.
+
+A folder of documents goes through `clean`, its values (`measure`) are written beside it, and
+`decide` reads both. Only `decide` has to run again for another threshold.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from megafm.config import from_dict
+from megafm.data.config import Steps
+from megafm.data.document import Document, Drop
+from megafm.data.steps import registry
+from megafm.data.steps.step import Rule, Signal, Step, Values, domain
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """`signals` are those that the rules need and those that are only written."""
+
+    transform: tuple[Step, ...]
+    signals: tuple[Signal, ...]
+    rules: tuple[Rule, ...]
+
+    def clean(self, document: Document) -> Document | Drop:
+        """Take a document through the steps, up to the first that drops it."""
+        for step in self.transform:
+            result = step(document)
+            if isinstance(result, Drop):
+                return result
+            document = result
+        return document
+
+    def measure(self, document: Document) -> dict[str, float]:
+        """The values of all signals, by VERSION.NAME."""
+        return {
+            f"{signal.version}.{name}": value
+            for signal in self.signals
+            for name, value in signal(document).items()
+        }
+
+    def decide(self, document: Document, values: Values) -> str | None:
+        """The reason to leave a document out, or None; `values` are those of `measure`."""
+        kind = domain(document)
+        for rule in self.rules:
+            if kind in rule.skip:
+                continue
+            prefix = f"{rule.signal.version}."
+            own = {n.removeprefix(prefix): v for n, v in values.items() if n.startswith(prefix)}
+            reason = rule(own)
+            if reason is not None:
+                return reason
+        return None
+
+    def run(self, document: Document) -> Document | Drop:
+        """All of it at once, where nothing is written in between."""
+        result = self.clean(document)
+        if isinstance(result, Drop):
+            return result
+        reason = self.decide(result, self.measure(result)) if self.rules else None
+        return result if reason is None else Drop(reason, result.id)
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Names and settings of everything that decides what a document becomes."""
+        parts: tuple[Step | Signal | Rule, ...] = (*self.transform, *self.signals, *self.rules)
+        return tuple(f"{part.version} {part}" for part in parts)
+
+
+def build(config: Steps) -> Pipeline:
+    """What the config names, in its order.
+
+    Raises:
+        ValueError: an unknown name or setting, or one that cannot be.
+    """
+    transform = [_make("transform", registry.STEPS, *item) for item in config.transform.items()]
+    rules = [_make("rules", registry.RULES, *item) for item in config.rules.items()]
+    stated = [_make("signals", registry.SIGNALS, *item) for item in config.signals.items()]
+    signals = {signal.version: signal for signal in stated}
+    for rule in rules:
+        if rule.signal.version not in signals:
+            signals[rule.signal.version] = rule.signal()
+    return Pipeline(tuple(transform), tuple(signals.values()), tuple(rules))
+
+
+def _make(kind: str, known: Mapping[str, type[T]], name: str, settings: Mapping[str, Any]) -> T:
+    """An object of a class of ours, or of another's by MODULE:CLASS."""
+    found = _import(kind, name) if ":" in name else known.get(name)
+    if found is None:
+        raise ValueError(f"steps.{kind}.{name}: not among {', '.join(known)}; or set MODULE:CLASS")
+    try:
+        return cast(T, from_dict(found, settings))
+    except ValueError as error:
+        raise ValueError(f"steps.{kind}.{name}: {error}") from error
+
+
+def _import(kind: str, name: str) -> type[Any]:
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        message = f"steps.{kind}.{name}: cannot be imported ({error}); set MODULE:CLASS"
+        raise ValueError(message) from error

@@ -1,0 +1,91 @@
+"""What the cleaning of documents is made of.
+
+Three kinds of things, each a frozen dataclass whose fields are its settings and whose `version`
+names it in configs, counters and manifests, and changes whenever the outcome may:
+
+- a Step takes a document and returns it, changed or not, or a Drop;
+- a Signal measures a document and decides nothing: its values are written first;
+- a Rule decides on written values, so that another threshold needs no second measurement.
+
+What leaves a document out has a code among `reasons`. What a step does to a document that stays is
+counted in `document.metadata["counts"]`, so that counts add up over any number of processes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import ClassVar, Protocol
+
+from megafm.data.document import Document, Drop
+
+Values = Mapping[str, float]
+
+
+class Step(Protocol):
+    version: ClassVar[str]
+    reasons: ClassVar[tuple[str, ...]]
+
+    def __call__(self, document: Document) -> Document | Drop: ...
+
+
+class Signal(Protocol):
+    """`names` are those of the values, which are numbers."""
+
+    version: ClassVar[str]
+    names: ClassVar[tuple[str, ...]]
+
+    def __call__(self, document: Document) -> dict[str, float]: ...
+
+
+class Rule(Protocol):
+    """Decides on the values of `signal`.
+
+    Attributes:
+        skip: domains, see `domain`, that the rule does not judge.
+    """
+
+    version: ClassVar[str]
+    reasons: ClassVar[tuple[str, ...]]
+    signal: ClassVar[type[Signal]]
+
+    @property
+    def skip(self) -> tuple[str, ...]: ...
+
+    def __call__(self, values: Values) -> str | None: ...
+
+
+CODE = frozenset(
+    {"c", "cc", "cpp", "cs", "css", "cu", "cuh", "go", "h", "hpp", "hs", "html", "ipynb", "java"}
+    | {"js", "jsx", "kt", "lua", "m", "php", "pl", "ps1", "py", "pyi", "r", "rb", "rs", "scala"}
+    | {"sh", "sql", "swift", "tex", "ts", "tsx", "vue", "xml"}
+)
+TABLE = frozenset({"csv", "db", "jsonl", "parquet", "sqlite", "tsv"})
+
+
+def domain(document: Document) -> str:
+    """What kind of text it is: as `metadata["domain"]` says (web, books, ...), else code or table
+    by the suffix of its path, else text."""
+    stated = document.metadata.get("domain")
+    if stated:
+        return str(stated)
+    suffix = PurePosixPath(document.path).suffix.lower().removeprefix(".")
+    return "code" if suffix in CODE else "table" if suffix in TABLE else "text"
+
+
+def changed(document: Document, text: str, version: str, counts: Mapping[str, int]) -> Document:
+    """The document with another text and, if any, what was done to it by the step `version`."""
+    counts = {name: count for name, count in counts.items() if count}
+    if not counts:
+        return document if text == document.text else dataclasses.replace(document, text=text)
+    before = document.metadata.get("counts", {})
+    metadata = {**document.metadata, "counts": {**before, version: counts}}
+    return dataclasses.replace(document, text=text, metadata=metadata)
+
+
+def need_between(version: str, low: float, high: float, **settings: float) -> None:
+    """Raises ValueError for the first setting that is not within low .. high."""
+    for name, value in settings.items():
+        if not low <= value <= high:
+            raise ValueError(f"{version}: {name}={value}: must be from {low:g} to {high:g}")

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+
+from megafm.config import compose
+from megafm.data.config import DataJob, Steps
+from megafm.data.document import Document, Drop
+from megafm.data.steps import build, domain, registry
+from tests.data.helpers import document
+
+HERE = "tests.data.steps.test_pipeline"
+
+
+@dataclass(frozen=True)
+class Upper:
+    version: ClassVar[str] = "upper_v1"
+    reasons: ClassVar[tuple[str, ...]] = ()
+
+    def __call__(self, document: Document) -> Document:
+        return Document(document.id, document.text.upper(), "files", document.path, "MIT")
+
+
+@dataclass(frozen=True)
+class Letters:
+    of: str = "A"
+    version: ClassVar[str] = "letters_v1"
+    names: ClassVar[tuple[str, ...]] = ("count",)
+
+    def __call__(self, document: Document) -> dict[str, float]:
+        return {"count": float(document.text.count(self.of))}
+
+
+@dataclass(frozen=True)
+class FewLetters:
+    most: int = 2
+    skip: tuple[str, ...] = ("code",)
+    version: ClassVar[str] = "few_letters_v1"
+    reasons: ClassVar[tuple[str, ...]] = ("many_letters",)
+    signal: ClassVar[type] = Letters
+
+    def __call__(self, values: Mapping[str, float]) -> str | None:
+        return "many_letters" if values["count"] > self.most else None
+
+
+def of_here(**settings: int) -> Steps:
+    return Steps({f"{HERE}:Upper": {}}, {}, {f"{HERE}:FewLetters": dict(settings)})
+
+
+def test_steps_then_signals_then_rules():
+    pipeline = build(of_here())
+    assert pipeline.run(document("a.txt", "banana")) == Drop("many_letters")
+    kept = pipeline.run(document("a.txt", "bana"))
+    assert isinstance(kept, Document) and kept.text == "BANA"
+    assert isinstance(pipeline.run(document("a.py", "banana")), Document)
+
+
+def test_another_threshold_decides_on_values_that_were_written():
+    one = document("a.txt", "BANANA")
+    values = build(of_here()).measure(one)
+    assert build(of_here()).decide(one, values) == "many_letters"
+    assert build(of_here(most=3)).decide(one, values) is None
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        (Steps({"sise_v1": {}}), "steps.transform.sise_v1: not among size_v1"),
+        (Steps({"size_v1": {"max_byte": 1}}), "size_v1: unknown config key 'max_byte'.*max_bytes"),
+        (Steps({"size_v1": {"max_bytes": 0}}), "size_v1: max_bytes=0: must be from 1"),
+        (Steps({"size_v1": {"max_bytes": "x"}}), "steps.transform.size_v1: max_bytes='x'"),
+        (Steps({"no_module:X": {}}), "steps.transform.no_module:X: cannot be imported"),
+    ],
+)
+def test_a_mistake_names_the_step_and_what_works(steps, message):
+    with pytest.raises(ValueError, match=message):
+        build(steps)
+
+
+def test_names_are_versions_and_no_two_are_the_same():
+    for known in (registry.STEPS, registry.SIGNALS, registry.RULES):
+        assert all(one.__doc__ or one.version in ("size_v1", "empty_v1") for one in known.values())
+    for rule in registry.RULES.values():
+        assert registry.SIGNALS[rule.signal.version] is rule.signal
+
+
+@pytest.mark.parametrize("group", ["none"])
+def test_each_group_builds(group):
+    build(compose("data", DataJob, [f"steps={group}"]).steps)
+
+
+@pytest.mark.parametrize(
+    ("path", "metadata", "expected"),
+    [
+        ("a/b.PY", {}, "code"),
+        ("a.csv", {}, "table"),
+        ("https://example.org/", {}, "text"),
+        ("a.py", {"domain": "books"}, "books"),
+    ],
+)
+def test_domain(path, metadata, expected):
+    assert domain(Document("id", "text", "files", path, "MIT", metadata=metadata)) == expected

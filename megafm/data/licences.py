@@ -7,6 +7,7 @@ Allowed are permissive licences, which ask for attribution at most. Copyleft of 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from importlib.metadata import PackageMetadata
 
 PERMISSIVE = frozenset(
@@ -59,7 +60,7 @@ def licence(metadata: PackageMetadata) -> str:
     return text if re.fullmatch(r"[\w.+-]+( (AND|OR|WITH) [\w.+-]+)*", text) else "unknown"
 
 
-def is_permissive(expression: str) -> bool:
+def is_permissive(expression: str, permissive: Collection[str] = PERMISSIVE) -> bool:
     """True when an SPDX expression allows use under permissive terms.
 
     All operands of AND must be on the allow-list, one of OR suffices; what cannot be parsed is
@@ -67,35 +68,35 @@ def is_permissive(expression: str) -> bool:
     """
     tokens = re.findall(r"\(|\)|[^\s()]+", expression)
     try:
-        allowed, rest = _parse_or(tokens)
+        allowed, rest = _parse_or(tokens, permissive)
     except IndexError:
         return False
     return allowed and not rest
 
 
-def _parse_or(tokens: list[str]) -> tuple[bool, list[str]]:
-    allowed, tokens = _parse_and(tokens)
+def _parse_or(tokens: list[str], permissive: Collection[str]) -> tuple[bool, list[str]]:
+    allowed, tokens = _parse_and(tokens, permissive)
     while tokens and tokens[0].upper() == "OR":
-        other, tokens = _parse_and(tokens[1:])
+        other, tokens = _parse_and(tokens[1:], permissive)
         allowed = allowed or other
     return allowed, tokens
 
 
-def _parse_and(tokens: list[str]) -> tuple[bool, list[str]]:
-    allowed, tokens = _parse_licence(tokens)
+def _parse_and(tokens: list[str], permissive: Collection[str]) -> tuple[bool, list[str]]:
+    allowed, tokens = _parse_licence(tokens, permissive)
     while tokens and tokens[0].upper() == "AND":
-        other, tokens = _parse_licence(tokens[1:])
+        other, tokens = _parse_licence(tokens[1:], permissive)
         allowed = allowed and other
     return allowed, tokens
 
 
-def _parse_licence(tokens: list[str]) -> tuple[bool, list[str]]:
+def _parse_licence(tokens: list[str], permissive: Collection[str]) -> tuple[bool, list[str]]:
     if tokens[0] == "(":
-        allowed, tokens = _parse_or(tokens[1:])
+        allowed, tokens = _parse_or(tokens[1:], permissive)
         if tokens[0] != ")":
             return False, tokens
     else:
-        allowed = tokens[0] in PERMISSIVE
+        allowed = tokens[0] in permissive
     tokens = tokens[1:]
     if tokens and tokens[0].upper() == "WITH":
         tokens = tokens[2:]

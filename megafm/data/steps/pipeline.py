@@ -33,7 +33,7 @@ class Pipeline:
         for step in self.transform:
             result = step(document)
             if isinstance(result, Drop):
-                return result
+                return result if result.where else Drop(result.reason, document.id)
             document = result
         return document
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from megafm.data.steps.boilerplate import Boilerplate
+from megafm.data.steps.c4 import C4Lines, C4Page, C4Signal
 from megafm.data.steps.code import Generated
+from megafm.data.steps.fineweb import FineWeb, LineSignal
+from megafm.data.steps.gopher import GopherQuality, GopherRepetition, GopherSignal
+from megafm.data.steps.language import Language, LanguageRule, LanguageSignal
+from megafm.data.steps.licence import Licence
 from megafm.data.steps.limits import Empty, LongLine, Size, Table
+from megafm.data.steps.normalise import Normalise
 from megafm.data.steps.step import Rule, Signal, Step
 
-_STEPS: tuple[type[Step], ...] = (Size, Empty, LongLine, Table, Generated)
-_SIGNALS: tuple[type[Signal], ...] = ()
-_RULES: tuple[type[Rule], ...] = ()
+_STEPS: tuple[type[Step], ...] = (
+    *(Size, Empty, LongLine, Table, Generated),
+    *(Normalise, Language, Licence, C4Lines, Boilerplate),
+)
+_SIGNALS: tuple[type[Signal], ...] = (LanguageSignal, GopherSignal, C4Signal, LineSignal)
+_RULES: tuple[type[Rule], ...] = (LanguageRule, GopherQuality, GopherRepetition, C4Page, FineWeb)
 
 STEPS = {one.version: one for one in _STEPS}
 SIGNALS = {one.version: one for one in _SIGNALS}

@@ -89,3 +89,8 @@ def need_between(version: str, low: float, high: float, **settings: float) -> No
     for name, value in settings.items():
         if not low <= value <= high:
             raise ValueError(f"{version}: {name}={value}: must be from {low:g} to {high:g}")
+
+
+def first_true(*checks: tuple[str, bool]) -> str | None:
+    """The reason of the first check that holds."""
+    return next((reason for reason, holds in checks if holds), None)

@@ -87,7 +87,7 @@ def test_names_are_versions_and_no_two_are_the_same():
         assert registry.SIGNALS[rule.signal.version] is rule.signal
 
 
-@pytest.mark.parametrize("group", ["none"])
+@pytest.mark.parametrize("group", ["none", "web"])
 def test_each_group_builds(group):
     build(compose("data", DataJob, [f"steps={group}"]).steps)
 

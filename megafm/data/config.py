@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from megafm.data.sources.config import Source
 from megafm.paths import DataDir, TokenizerDir
 
 
@@ -38,30 +39,6 @@ class TrainingData(DataDir):
 
     blend: tuple[BlendPart, ...] = ()
     packing: Literal["stream", "best_fit"] = "stream"
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where documents come from, and what is too large or too odd to be one."""
-
-    kind: Literal["python_installation", "files"] = "python_installation"
-    path: str | None = None  # the folder of kind=files
-    pattern: str = "*"  # which of its files, as a shell pattern on the relative path
-    packages: tuple[str, ...] | Literal["all"] = "all"
-    stdlib_tests: bool = False
-    package_tests: bool = False
-    max_package_bytes: int = 2_000_000  # no package dominates; which files: by hash of the path
-    max_document_bytes: int = 1_000_000
-    max_line_bytes: int = 5_000
-
-    def __post_init__(self) -> None:
-        if self.kind == "files" and self.path is None:
-            raise ValueError(
-                "source.path=null: source.kind=files reads a folder; set source.path=DIR"
-            )
-        for name in ("max_package_bytes", "max_document_bytes", "max_line_bytes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"source.{name}={getattr(self, name)}: must be positive")
 
 
 @dataclass(frozen=True)

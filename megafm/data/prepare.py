@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import track
 
 from megafm.config import config_hash
-from megafm.data import near_duplicates, read, split, steps
-from megafm.data.config import DataJob, NearDuplicates, Source
+from megafm.data import near_duplicates, sources, split, steps
+from megafm.data.config import DataJob, NearDuplicates
 from megafm.data.document import (
     SPLITS,
     Document,
@@ -30,7 +30,7 @@ from megafm.data.manifest import (
     snapshot_id,
     summarise_sources,
 )
-from megafm.data.sources import Listing, list_files
+from megafm.data.sources import Listing, Source, list_shards, read_shard
 from megafm.files import publish, staging
 
 
@@ -44,7 +44,7 @@ def prepare(job: DataJob, say: Callable[[str], None] = print) -> Manifest:
         ValueError: no document is left, or they cannot be split.
     """
     folder = job.data.dir
-    listing = list_files(job.source)
+    listing = list_shards(job.source)
     inputs = _inputs_hash(listing, job)
     before = _existing(folder)
     if before is not None and before.inputs_hash == inputs:
@@ -89,8 +89,9 @@ def clean(listing: Listing, job: DataJob) -> tuple[list[Document], Counter[str]]
     documents: list[Document] = []
     pipeline = steps.pipeline(job.source, job.steps)
     console = Console(stderr=True)
-    for entry in track(listing.files, "reading", console=console, disable=not console.is_terminal):
-        for result in read.read(entry, job.source.max_document_bytes):
+    hidden = not console.is_terminal
+    for shard in track(listing.shards, "reading", console=console, disable=hidden):
+        for result in read_shard(job.source, shard):
             if isinstance(result, Document):
                 result = pipeline.run(result)
             if isinstance(result, Drop):
@@ -148,7 +149,7 @@ def _save(
 def _rules(job: DataJob) -> tuple[str, ...]:
     """The versions and settings of everything that decides which document goes where."""
     return (
-        read.VERSION,
+        sources.VERSION,
         *steps.pipeline(job.source, job.steps).versions,
         f"{near_duplicates.VERSION} {job.near_duplicates}",
         f"{split.VERSION} {job.split}",
@@ -159,8 +160,8 @@ def _inputs_hash(listing: Listing, job: DataJob) -> str:
     digest = hashlib.sha256(json.dumps(_rules(job)).encode())
     digest.update(config_hash(job.source).encode())
     digest.update(listing.corpus.encode())
-    for entry in listing.files:
-        digest.update(f"{entry.id}\0{entry.size}\0{entry.modified_ns}\n".encode())
+    for shard in listing.shards:
+        digest.update(f"{shard.name}\0{shard.part}\0{shard.size}\0{shard.version}\n".encode())
     return digest.hexdigest()
 
 
@@ -175,9 +176,9 @@ def _existing(folder: str) -> Manifest | None:
 
 
 def _where(source: Source) -> str:
-    if source.kind == "files":
-        return f"source.path={source.path} source.pattern={source.pattern}"
-    return f"source.kind={source.kind}"
+    if source.kind == "python_installation":
+        return f"source.kind={source.kind}"
+    return f"source.path={source.path} source.pattern={source.pattern}"
 
 
 def _reasons(dropped: Counter[str]) -> str:

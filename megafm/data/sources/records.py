@@ -1,0 +1,77 @@
+"""From a row of a table or an object of JSON to a document, by the fields that are configured."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from datetime import date
+from typing import Any
+
+from megafm.data.document import Document, Drop
+from megafm.data.sources.config import Fields
+from megafm.data.sources.shard import Place
+
+
+def document_of(record: Any, number: int, place: Place) -> Document | Drop:
+    """The document of a record; `number` counts the records of a file from 1."""
+    fields = place.source.fields
+    name = _text(find(record, fields.id)) if fields.id else str(number)
+    text = find(record, fields.text)
+    if isinstance(text, bytes):
+        try:
+            text = text.decode()
+        except UnicodeDecodeError:
+            return Drop("undecodable", place.id(number))
+    if not isinstance(text, str):
+        return Drop("no_text", place.id(number))
+    if not name:
+        return Drop("no_id", place.id(number))
+    return checked(place.document(text, name, **stated(record, fields)), place)
+
+
+def checked(document: Document, place: Place) -> Document | Drop:
+    """The document, if its strings are Unicode and its text is not over the limit."""
+    try:
+        too_large = document.num_bytes > place.source.max_document_bytes
+        for value in (document.id, document.path, document.licence, document.language):
+            value.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        return Drop("undecodable", place.id())
+    return Drop("too_large", document.id) if too_large else document
+
+
+def stated(record: Any, fields: Fields) -> dict[str, Any]:
+    """What a record says of its document besides the text, by the fields of Document."""
+    named = ("path", "licence", "language", "timestamp")
+    found = {name: _text(find(record, getattr(fields, name))) for name in named}
+    metadata = {name: plain(find(record, name)) for name in fields.metadata}
+    return found | {"metadata": {k: v for k, v in metadata.items() if v is not None}}
+
+
+def find(record: Any, name: str) -> Any:
+    """The value of a field, or of one in another: meta.url; None where there is none."""
+    if not isinstance(record, Mapping) or not name:
+        return None
+    if name in record:
+        return record[name]
+    outer, dot, inner = name.partition(".")
+    return find(record.get(outer), inner) if dot else None
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: times as ISO 8601, bytes as base64."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, str | int | float | bool) or value is None:
+        return value
+    return _text(value)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value.isoformat() if isinstance(value, date) else str(value)

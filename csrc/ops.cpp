@@ -35,6 +35,11 @@ STABLE_TORCH_LIBRARY(megafm, m) {
         " float scale, int? window, float? softcap, bool deterministic)"
         " -> (Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_sinks)");
 
+  m.def("adamw_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs,"
+        " Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] masters, int step, float lr, float beta1,"
+        " float beta2, float eps, float weight_decay) -> ()");
+  m.def("square_sums(Tensor[] tensors) -> Tensor");
+
   m.def("cpu_isa() -> str");        // the instruction set that CPU kernels run on
   m.def("cpu_isas() -> str");       // those compiled in that this CPU has, comma separated
   m.def("set_cpu_isa(str name) -> ()");

@@ -29,7 +29,7 @@ constexpr int vector_size = 16 / sizeof(T);
 
 // Whether a vector access may be made at every one of the addresses; null has none.
 template <typename... Pointers>
-bool aligned(const Pointers*... pointers) {
+__host__ __device__ bool aligned(const Pointers*... pointers) {
   return ((reinterpret_cast<uintptr_t>(pointers) % 16 == 0) && ...);
 }
 

@@ -20,8 +20,10 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from megafm.ops import registry, triton
+from megafm.ops import _library, registry, triton
 from megafm.ops.adapters import apex, transformer_engine
+from megafm.ops.cpp import adamw as cpp
+from megafm.ops.cpp.storage import CUDA
 
 Tensors = list[torch.Tensor]
 
@@ -134,6 +136,7 @@ def _torch_fused(
 
 registry.register("adamw", "reference", registry.Backend(reference))
 registry.register("adamw", "torch", registry.Backend(_torch))
+registry.register("adamw", "cuda", _library.backend(cpp.run, cpp.refuses, CUDA))
 registry.register("adamw", "triton", triton.backend("adamw"))
 registry.register("adamw", "transformer_engine", transformer_engine.ADAMW)
 registry.register("adamw", "apex", apex.ADAMW)

@@ -9,8 +9,10 @@ from collections.abc import Iterable
 
 import torch
 
-from megafm.ops import registry, triton
+from megafm.ops import _library, registry, triton
 from megafm.ops.adapters import apex, transformer_engine
+from megafm.ops.cpp import grad_norm as cpp
+from megafm.ops.cpp.storage import CUDA
 
 # torch's CPU kernel adds one element after the other in each of its few lanes: the error of 4M
 # elements at once is 1e-4, of pieces of this size 2e-7, and these take no longer.
@@ -55,6 +57,7 @@ def _dtype(tensors: list[torch.Tensor]) -> torch.dtype:
 
 registry.register("grad_norm", "reference", registry.Backend(reference))
 registry.register("grad_norm", "torch", registry.Backend(_torch))
+registry.register("grad_norm", "cuda", _library.backend(cpp.run, cpp.refuses, CUDA))
 registry.register("grad_norm", "triton", triton.backend("grad_norm"))
 registry.register("grad_norm", "transformer_engine", transformer_engine.GRAD_NORM)
 registry.register("grad_norm", "apex", apex.GRAD_NORM)

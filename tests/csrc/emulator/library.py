@@ -80,7 +80,7 @@ def build_cuda() -> Path:
     """Compile with nvcc for the current GPU, without what its architecture lacks."""
     major, minor = torch.cuda.get_device_capability()
     arch = f"{major}{minor}{'a' if major == 9 else ''}"
-    names = ["core", "ptx_sm80", *(["ptx_sm90", "ptx_wgmma"] if major == 9 else [])]
+    names = ["core", "multi_tensor", "ptx_sm80", *(["ptx_sm90", "ptx_wgmma"] if major == 9 else [])]
     library = ROOT / "build" / "emulator-tests" / f"libtests-sm{arch}.so"
     library.parent.mkdir(parents=True, exist_ok=True)
     command = ["nvcc", "-std=c++20", "-shared", "-Xcompiler", "-fPIC", "-o", str(library)]

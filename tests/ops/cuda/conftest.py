@@ -14,16 +14,18 @@ import pytest
 import torch
 
 from megafm.ops import _library, cpp, registry
-from megafm.ops.cpp import attention, rms_norm, rope, swiglu
+from megafm.ops.cpp import adamw, attention, grad_norm, rms_norm, rope, swiglu
 from megafm.ops.cpp.storage import CUDA, Target
 
 CSRC = Path(__file__).parents[3] / "csrc"
 EMULATED_LIBRARY = CSRC.parent / "build" / "emulated" / "_ops_emulated.so"
 EMULATED = Target("megafm_emulated", "cpu", CUDA.dtypes)
 OPS = {
+    "adamw": (adamw.run, adamw.refuses),
     "attention": (attention.run, attention.refuses_cuda),
     "attention_backward": (attention.run_backward, attention.refuses_cuda_backward),
     "cross_entropy": (importlib.import_module("megafm.ops.cross_entropy")._cpp, Target.unreadable),
+    "grad_norm": (grad_norm.run, grad_norm.refuses),
     "linear_cross_entropy": (
         importlib.import_module("megafm.ops.linear_cross_entropy")._cpp,
         Target.unreadable,

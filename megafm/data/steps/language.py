@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from megafm.data.document import Document
-from megafm.data.steps.optional import extra
+from megafm.data.steps.optional import library
 from megafm.data.steps.step import Signal, Values, domain, first_true, need_between
 
 SCORE = "language_score"
@@ -45,7 +45,7 @@ class Language:
 
 @functools.cache
 def _identifier() -> Any:
-    langid = extra("py3langid.langid", "data", Language.version)
+    langid = library("py3langid.langid", "megafm[data]", Language.version)
     return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
 
 

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from megafm.data.document import Document
-from megafm.data.steps.optional import extra
+from megafm.data.steps.optional import library
 from megafm.data.steps.step import changed, domain
 
 ODD = re.compile(r"[^\t\n -~]")  # without any of these there is nothing to mend
@@ -44,7 +44,7 @@ class Normalise:
 
 
 def _ftfy() -> ModuleType:
-    return extra("ftfy", "data", Normalise.version)
+    return library("ftfy", "megafm[data]", Normalise.version)
 
 
 @functools.cache

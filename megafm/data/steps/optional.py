@@ -6,8 +6,8 @@ import importlib
 from types import ModuleType
 
 
-def extra(module: str, name: str, version: str) -> ModuleType:
-    """Import what an extra of megafm brings.
+def library(module: str, install: str, version: str) -> ModuleType:
+    """Import a library that the step `version` needs, and that `install` brings.
 
     Raises:
         ValueError: it is not installed.
@@ -15,5 +15,5 @@ def extra(module: str, name: str, version: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        message = f"{version}: needs {module.partition('.')[0]}; pip install 'megafm[{name}]'"
+        message = f"{version}: needs {module.partition('.')[0]}; pip install '{install}'"
         raise ValueError(f"{message}, or leave the step out") from error

@@ -11,11 +11,15 @@ from megafm.data.steps.language import Language, LanguageRule, LanguageSignal
 from megafm.data.steps.licence import Licence
 from megafm.data.steps.limits import Empty, LongLine, Size, Table
 from megafm.data.steps.normalise import Normalise
+from megafm.data.steps.pii import PII
+from megafm.data.steps.presidio import Presidio
+from megafm.data.steps.secrets import Secrets
 from megafm.data.steps.step import Rule, Signal, Step
 
 _STEPS: tuple[type[Step], ...] = (
     *(Size, Empty, LongLine, Table, Generated),
     *(Normalise, Language, Licence, C4Lines, Boilerplate),
+    *(PII, Presidio, Secrets),
 )
 _SIGNALS: tuple[type[Signal], ...] = (LanguageSignal, GopherSignal, C4Signal, LineSignal)
 _RULES: tuple[type[Rule], ...] = (LanguageRule, GopherQuality, GopherRepetition, C4Page, FineWeb)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 import re
 from pathlib import Path
 
 import torch
 
+from megafm.cpus import num_cpus
 from megafm.ops.processor import has_bf16_units
 from megafm.parallel import world
 
@@ -87,11 +87,6 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
         if re.search(rf"\b{re.escape(part)}\b", name):
             return peaks.get(dtype)
     return None
-
-
-def num_cpus() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def set_up_cpu() -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from megafm import device
+from megafm import cpus, device
 from tests.corpus import make_corpus
 from tests.ranks import RankPool
 
 # Two ranks and pytest share two cores, in what the tests run and in the jobs that they call.
 torch.set_num_threads(1)
-device.num_cpus = lambda: 1
+device.num_cpus = cpus.num_cpus = lambda: 1
 
 
 @pytest.fixture(scope="session")

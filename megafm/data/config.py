@@ -113,6 +113,33 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Shuffle:
+    """The order of the documents of a split."""
+
+    seed: int = 1234
+
+
+@dataclass(frozen=True)
+class Executor:
+    """Where the units of the pipeline run; the outcome is the same everywhere.
+
+    Attributes:
+        workers: processes at a time; None is one per core.
+        retries: of a unit that failed for another reason than a setting.
+    """
+
+    kind: Literal["local"] = "local"
+    workers: int | None = None
+    retries: int = 2
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"executor.workers={self.workers}: set executor.workers=1 or more")
+        if self.retries < 0:
+            raise ValueError(f"executor.retries={self.retries}: set executor.retries=0 or more")
+
+
+@dataclass(frozen=True)
 class DataJob:
     what: str = "read, deduplicate and split documents; write token shards; show them"
     action: Literal["prepare", "tokenize", "inspect"] = "prepare"
@@ -122,3 +149,5 @@ class DataJob:
     steps: Steps = field(default_factory=Steps)
     near_duplicates: NearDuplicates = field(default_factory=NearDuplicates)
     split: Split = field(default_factory=Split)
+    shuffle: Shuffle = field(default_factory=Shuffle)
+    executor: Executor = field(default_factory=Executor)

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from megafm.files import atomic_open
+from megafm.data.lines import open_shard, shard_path, to_line, write_shard
 
 SPLITS = ("train", "validation")
 
@@ -60,31 +60,58 @@ class Drop:
     where: str = field(default="", compare=False)
 
 
-def documents_path(data_dir: str | Path, split: str) -> Path:
-    return Path(data_dir) / "documents" / f"{split}.jsonl"
+def documents_folder(data_dir: str | Path, split: str) -> Path:
+    """Where the shards of a split are."""
+    return Path(data_dir) / "documents" / split
+
+
+def document_shards(data_dir: str | Path, split: str) -> list[Path]:
+    """The shards of a split, in order.
+
+    Raises:
+        ValueError: there are none.
+    """
+    found = sorted(documents_folder(data_dir, split).glob("*.jsonl*"))
+    if not found:
+        raise ValueError(
+            f"data.dir={data_dir}: no documents/{split} there; run: megafm data data.dir={data_dir}"
+        )
+    return found
 
 
 def read_documents(data_dir: str | Path, split: str) -> Iterator[Document]:
-    """The documents of a split in the order of their ids.
+    """The documents of a split, in the order that they were shuffled to.
 
     Raises:
         ValueError: the folder holds no documents, or a line is cut off.
     """
-    path = documents_path(data_dir, split)
-    remedy = f"run: megafm data data.dir={data_dir}"
-    if not path.is_file():
-        raise ValueError(f"data.dir={data_dir}: no {path.name} in its documents/; {remedy}")
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
+    for path in document_shards(data_dir, split):
+        yield from read_shard_documents(path)
+
+
+def read_shard_documents(path: Path) -> Iterator[Document]:
+    """The documents of one shard.
+
+    Raises:
+        ValueError: a line is cut off; names the file, the line and the remedy.
+    """
+    number = 0
+    try:
+        with open_shard(path) as lines:
+            for line in lines:
+                number += 1
                 yield Document(**json.loads(line))
-            except (json.JSONDecodeError, TypeError) as error:
-                message = f"{path}, line {number}: not a document ({error}); {remedy}"
-                raise ValueError(message) from error
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path}, line {number}: not a document ({error}); "
+            f"run: megafm data data.dir={path.parents[2]}"
+        ) from error
 
 
 def write_documents(data_dir: str | Path, split: str, documents: Iterable[Document]) -> None:
-    with atomic_open(documents_path(data_dir, split)) as out:
+    """One shard of a split."""
+    folder = documents_folder(data_dir, split)
+    folder.mkdir(parents=True, exist_ok=True)
+    with write_shard(shard_path(folder, "00000")) as lines:
         for document in documents:
-            line = json.dumps(dataclasses.asdict(document), ensure_ascii=False)
-            out.write(line.encode() + b"\n")
+            lines.write(to_line(dataclasses.asdict(document)))

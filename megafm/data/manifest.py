@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from megafm.config import from_dict, to_dict
-from megafm.data.document import Document
 from megafm.files import write_text
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FILE_NAME = "manifest.json"
 
 
@@ -42,7 +41,8 @@ class SourceSummary:
 class Manifest:
     """`inputs_hash` says what the folder was made from (sizes and times of files, settings):
     when it is unchanged there is nothing to do. `snapshot_id` says what it holds, and is the
-    same on every machine with the same documents."""
+    same on every machine with the same documents. `files` has the sha256 of the lines of each shard
+    of documents."""
 
     corpus: str
     snapshot_id: str
@@ -52,6 +52,7 @@ class Manifest:
     sources: tuple[SourceSummary, ...]
     dropped: dict[str, int]
     skipped_packages: dict[str, str]
+    files: dict[str, str] = field(default_factory=dict)
     tokenizer_hash: str | None = None
     format_version: int = FORMAT_VERSION
 
@@ -96,23 +97,6 @@ def manifest_path(data_dir: str | Path) -> Path:
     return Path(data_dir) / FILE_NAME
 
 
-def snapshot_id(splits: Mapping[str, Sequence[Document]], rules: Iterable[str]) -> str:
-    """A sha256 over the rules and every document's id, contents and split, in any order."""
-    digest = hashlib.sha256("\n".join(rules).encode())
-    rows = [(d.id, d.sha256, split) for split, documents in splits.items() for d in documents]
-    for row in sorted(rows):
-        digest.update("\0".join(row).encode() + b"\n")
-    return digest.hexdigest()
-
-
-def summarise_sources(documents: Iterable[Document]) -> tuple[SourceSummary, ...]:
-    """One row per package, the largest first."""
-    rows: dict[tuple[str, str, str, str], tuple[int, int]] = {}
-    for document in documents:
-        package = str(document.metadata.get("package", document.source))
-        version = str(document.metadata.get("version", ""))
-        key = (document.source, package, version, document.licence)
-        count, size = rows.get(key, (0, 0))
-        rows[key] = (count + 1, size + document.num_bytes)
-    table = [SourceSummary(*key, *totals) for key, totals in rows.items()]
-    return tuple(sorted(table, key=lambda row: (-row.bytes, row.package)))
+def snapshot_id(fingerprint: str, rules: Iterable[str]) -> str:
+    """A sha256 over the rules and the fingerprint of all documents, see `stages.summary`."""
+    return hashlib.sha256("\n".join([*rules, fingerprint]).encode()).hexdigest()

@@ -5,20 +5,23 @@ Two minima agree with the probability of the Jaccard similarity s of the two set
 of 4 rows 0.87 at 0.5 and above 0.9999 at 0.8; 14 of 8 rows 0.56 at 0.7 and 0.92 at 0.8 (Leskovec,
 Rajaraman, Ullman, Mining of Massive Datasets, chapter 3). Proposed pairs are then compared exactly,
 by their sets: an estimate from 128 minima is off by 0.035 at 0.8.
+
+The functions work on as much as fits into memory and run on one thread: `stages.near` brings
+together what belongs together, and many units run at once.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from megafm.data.config import NearDuplicates
 from megafm.data.index import native
-from megafm.device import num_cpus
+from megafm.data.permutation import mix
 
-VERSION = "near_duplicates/2"
+VERSION = "near_duplicates/3"
 MAX_BUCKET = 64  # of a larger bucket (boilerplate), the rest is compared with its first 64
 
 
@@ -31,45 +34,60 @@ def permutations(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def shingles(texts: Sequence[bytes], config: NearDuplicates) -> tuple[np.ndarray, np.ndarray]:
     """The sets of shingles and their offsets, see `index_reference.shingles`."""
-    rule = config.unit, config.width, config.lowercase
-    return native().shingles(texts, *rule, num_cpus())
+    return native().shingles(texts, config.unit, config.width, config.lowercase, 1)
 
 
 def signatures(texts: Sequence[bytes], config: NearDuplicates) -> np.ndarray:
     """MinHash signatures, uint32 (texts, num_bands * band_rows)."""
     a, b = permutations(config.num_bands * config.band_rows)
-    return native().minhash(texts, a, b, config.unit, config.width, config.lowercase, num_cpus())
+    return native().minhash(texts, a, b, config.unit, config.width, config.lowercase, 1)
 
 
-def similar_pairs(texts: Sequence[bytes], config: NearDuplicates) -> dict[tuple[int, int], float]:
-    """Pairs (i, j), i < j, whose Jaccard similarity reaches `config.cluster_at`, with it."""
-    index, threads = native(), num_cpus()
-    pairs = index.candidates(signatures(texts, config), config.num_bands, MAX_BUCKET, threads)
-    rows, places = np.unique(pairs, return_inverse=True)  # of all texts, those in a pair
-    sets, offsets = shingles([texts[row] for row in rows], config)
-    places = np.ascontiguousarray(places.reshape(-1, 2))
-    common = index.overlaps(sets, offsets, places, threads)
-    sizes = np.diff(offsets)[places].sum(axis=1)
-    similarity = common / (sizes - common)
-    reached = similarity >= config.cluster_at
-    keys = map(tuple, pairs[reached].tolist())
-    return dict(zip(keys, similarity[reached].tolist(), strict=True))
+def band_keys(signatures: np.ndarray, config: NearDuplicates) -> np.ndarray:
+    """A hash of each band of each signature, uint64 (texts, num_bands): equal where all rows of
+    the band are, and different from band to band."""
+    values = signatures.reshape(-1, config.num_bands, config.band_rows).astype(np.uint64)
+    keys = mix(np.broadcast_to(np.arange(config.num_bands, dtype=np.uint64), values.shape[:2]))
+    for row in range(config.band_rows):
+        keys = mix(keys ^ values[:, :, row])
+    return keys
 
 
-def removals(count: int, pairs: dict[tuple[int, int], float], at_least: float) -> set[int]:
-    """Rows to remove so that each is similar to a kept one before it."""
-    earlier: dict[int, list[int]] = {}
-    for (i, j), similarity in pairs.items():
-        if similarity >= at_least:
-            earlier.setdefault(j, []).append(i)
-    removed: set[int] = set()
-    for row in range(count):
-        if any(other not in removed for other in earlier.get(row, ())):
-            removed.add(row)
+def candidates(keys: np.ndarray) -> np.ndarray:
+    """Pairs i < j of equal keys, int64 (pairs, 2); see MAX_BUCKET."""
+    halves = np.ascontiguousarray(keys).view(np.uint32).reshape(-1, 2)  # a signature of one band
+    return native().candidates(halves, 1, MAX_BUCKET, 1)
+
+
+def jaccard(sets: np.ndarray, offsets: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """The similarity of each pair of sets, float64 (pairs,)."""
+    common = native().overlaps(sets, offsets, pairs, 1)
+    sizes = np.diff(offsets)[pairs].sum(axis=1)
+    return common / (sizes - common)
+
+
+def removals(count: int, pairs: np.ndarray) -> np.ndarray:
+    """Which rows to remove, bool (count,), so that each is similar to a kept one before it.
+
+    Args:
+        pairs: i < j of rows that are similar enough, int64 (pairs, 2).
+    """
+    removed = np.zeros(count, bool)
+    for i, j in pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))].tolist():
+        if not removed[i]:
+            removed[j] = True
     return removed
 
 
-def clusters(count: int, pairs: dict[tuple[int, int], float]) -> list[int]:
-    """For each row the smallest row that it is connected to by similar pairs."""
-    rows = np.array(list(pairs), np.int64).reshape(-1, 2)
-    return native().clusters(count, rows).tolist()
+def clusters(count: int, batches: Iterable[np.ndarray]) -> np.ndarray:
+    """For each row the smallest row that it is connected to by pairs of any batch, int64 (count,).
+
+    Union-find over edges that are not in memory together: those of earlier batches are stood for by
+    the links from each row to the smallest.
+    """
+    smallest = np.arange(count)
+    for pairs in batches:
+        linked = np.flatnonzero(smallest != np.arange(count))
+        links = np.stack([smallest[linked], linked], axis=1)
+        smallest = native().clusters(count, np.concatenate([links, pairs]))
+    return smallest

@@ -2,53 +2,86 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
 
 from megafm.data.config import Split
-from megafm.data.document import Document
+from megafm.data.permutation import mix
 
-VERSION = "split/1"
+VERSION = "split/2"
 
 
-def validation_rows(
-    documents: Sequence[Document], cluster: Sequence[int], config: Split
-) -> set[int]:
-    """The rows that go to validation.
+@dataclass(frozen=True)
+class Batch:
+    """Documents, with all others of their clusters.
 
-    A cluster is a candidate when the hash of the seed and its smallest content hash falls under
-    the fraction, whatever else the corpus holds. Candidates are taken in hash order while they
-    fit under the limit of bytes.
+    Attributes:
+        rows, clusters: numbers of each document and of its cluster, int64.
+        sizes: bytes, int64.
+        text_hashes: uint64.
+    """
+
+    rows: np.ndarray
+    clusters: np.ndarray
+    sizes: np.ndarray
+    text_hashes: np.ndarray
+
+
+def validation_rows(batches: Callable[[], Iterable[Batch]], config: Split) -> np.ndarray:
+    """The rows that go to validation, int64.
+
+    A cluster is a candidate when the hash of the seed and its smallest text hash falls under the
+    fraction, whatever else the corpus holds. Candidates are taken in hash order while they fit
+    under the limit of bytes. Memory: the candidates.
+
+    Args:
+        batches: gives all documents, as often as it is called.
 
     Raises:
         ValueError: all documents are near-duplicates of each other.
     """
     if config.validation_fraction == 0:
-        return set()
-    members: dict[int, list[int]] = defaultdict(list)
-    for row, name in enumerate(cluster):
-        members[name].append(row)
-    if len(members) < 2:
+        return np.zeros(0, np.int64)
+    total, num_clusters, candidates = 0, 0, []
+    limit = np.uint64(config.validation_fraction * 2**64)
+    for batch in batches():
+        found = _clusters(batch, config.seed)
+        total += int(batch.sizes.sum())
+        num_clusters += len(found)
+        candidates.append(found[found["position"] < limit])
+    if num_clusters < 2:
         raise ValueError(
             f"split.validation_fraction={config.validation_fraction}: the corpus is one cluster of "
             "near-duplicates and cannot be split; add documents or set split.validation_fraction=0"
         )
-    total = sum(document.num_bytes for document in documents)
     room = min(config.max_validation_bytes, config.validation_fraction * total)
-    size = {name: sum(documents[row].num_bytes for row in rows) for name, rows in members.items()}
-    position = {name: _position(documents, rows, config.seed) for name, rows in members.items()}
-    chosen: list[int] = []
-    for name in sorted(members, key=lambda name: position[name]):
-        if position[name] < config.validation_fraction and size[name] <= room:
-            chosen.append(name)
-            room -= size[name]
+    chosen = _fitting(np.concatenate(candidates), room)
     if not chosen:  # a small corpus: the cluster that is nearest to the wanted size
-        chosen = [min(members, key=lambda name: (abs(size[name] - room), position[name]))]
-    return {row for name in chosen for row in members[name]}
+        found = np.concatenate([_clusters(batch, config.seed) for batch in batches()])
+        distance = np.abs(found["size"] - room)
+        chosen = [int(found["cluster"][np.lexsort((found["position"], distance))[0]])]
+    return np.concatenate([batch.rows[np.isin(batch.clusters, chosen)] for batch in batches()])
 
 
-def _position(documents: Sequence[Document], rows: list[int], seed: int) -> float:
-    smallest = min(documents[row].sha256 for row in rows)
-    digest = hashlib.sha256(f"{seed}:{smallest}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+def _clusters(batch: Batch, seed: int) -> np.ndarray:
+    """The clusters of a batch: number, size, and place in hash order."""
+    names, places = np.unique(batch.clusters, return_inverse=True)
+    found = np.zeros(len(names), [("position", "u8"), ("size", "i8"), ("cluster", "i8")])
+    smallest = np.full(len(names), 2**64 - 1, np.uint64)
+    np.minimum.at(smallest, places, batch.text_hashes)
+    np.add.at(found["size"], places, batch.sizes)
+    found["position"] = mix(smallest ^ mix(np.array([seed % 2**64], np.uint64)))
+    found["cluster"] = names
+    return found
+
+
+def _fitting(candidates: np.ndarray, room: float) -> list[int]:
+    chosen = []
+    candidates.sort(order=["position", "cluster"])
+    for size, cluster in candidates[["size", "cluster"]].tolist():
+        if size <= room:
+            chosen.append(cluster)
+            room -= size
+    return chosen

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -21,8 +20,8 @@ BATCH_BYTES = 4_000_000
 def tokenize(data_dir: str, tokenizer: Tokenizer, say: Callable[[str], None] = print) -> Manifest:
     """Write {train,validation}.{bin,idx}: a sequence per document, each closed by <|endoftext|>.
 
-    Training documents go in hash order, which scatters the files of a package; validation
-    documents in the order of their ids. Does nothing when the shards are of this tokenizer.
+    Documents keep the order that they were shuffled to. Does nothing when the shards are
+    of this tokenizer.
 
     Raises:
         ValueError: no documents.
@@ -34,8 +33,9 @@ def tokenize(data_dir: str, tokenizer: Tokenizer, say: Callable[[str], None] = p
     with staging(data_dir) as stage:
         tokens = {}
         for name in SPLITS:
-            documents = list(read_documents(data_dir, name))
-            tokens[name] = _write_shard(stage / name, documents, tokenizer)
+            documents = read_documents(data_dir, name)
+            size = manifest.splits[name].bytes
+            tokens[name] = _write_shard(stage / name, documents, size, tokenizer)
         tokenized = manifest.with_tokens(tokens, tokenizer.hash)
         tokenized.save(stage)
         manifest.without_tokens().save(data_dir)  # nothing vouches for shards that are half new
@@ -62,17 +62,15 @@ def check_tokenizer(data_dir: str, tokenizer: Tokenizer) -> Manifest:
     return manifest
 
 
-def _write_shard(prefix: Path, documents: list[Document], tokenizer: Tokenizer) -> int:
-    if prefix.name == "train":
-        documents.sort(key=lambda document: hashlib.sha256(document.id.encode()).digest())
+def _write_shard(
+    prefix: Path, documents: Iterable[Document], num_bytes: int, tokenizer: Tokenizer
+) -> int:
     console = Console(stderr=True)
     with (
         Progress(console=console, disable=not console.is_terminal) as progress,
         IndexedDatasetWriter(prefix, token_dtype(tokenizer.vocab_size)) as writer,
     ):
-        task = progress.add_task(
-            f"tokenizing {prefix.name}", total=sum(d.num_bytes for d in documents)
-        )
+        task = progress.add_task(f"tokenizing {prefix.name}", total=num_bytes)
         for batch in _batches(documents):
             for ids in tokenizer.encode_batch([document.text for document in batch]):
                 writer.add_document([*ids, tokenizer.eod_id])
@@ -80,7 +78,7 @@ def _write_shard(prefix: Path, documents: list[Document], tokenizer: Tokenizer) 
     return writer.num_tokens
 
 
-def _batches(documents: list[Document]) -> Iterator[list[Document]]:
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
     """Runs of documents of a few megabytes: encodings take far more memory than ids."""
     batch: list[Document] = []
     size = 0

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from megafm.data.document import Document, documents_path, read_documents, write_documents
+from megafm.data.document import (
+    Document,
+    document_shards,
+    documents_folder,
+    read_documents,
+    write_documents,
+)
+from megafm.data.lines import open_shard
 from tests.data.helpers import document
 
 
@@ -30,7 +37,7 @@ def test_what_a_source_knows_is_kept_and_what_it_does_not_is_empty(tmp_path: Pat
 
 def test_a_line_of_an_older_format_is_named_with_the_remedy(tmp_path: Path) -> None:
     fields = {"id": "a", "text": "one", "source": "files", "path": "a", "licence": "MIT"}
-    path = documents_path(tmp_path, "train")
+    path = documents_folder(tmp_path, "train") / "00000.jsonl"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(fields | {"package": "p", "version": "1"}) + "\n")
     with pytest.raises(ValueError, match="line 1: not a document .*'package'.*run: megafm data"):
@@ -50,7 +57,18 @@ def test_a_missing_split_names_the_job_that_makes_it(tmp_path: Path) -> None:
 
 def test_a_line_that_is_cut_off_is_named(tmp_path: Path) -> None:
     write_documents(tmp_path, "train", [document("a", "one"), document("b", "two")])
-    path = documents_path(tmp_path, "train")
-    path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(ValueError, match="train.jsonl, line 2: not a document"):
+    (packed,) = document_shards(tmp_path, "train")
+    with open_shard(packed) as lines:
+        text = lines.read()
+    packed.unlink()
+    packed.with_name("00000.jsonl").write_bytes(text[:-10])
+    with pytest.raises(ValueError, match="00000.jsonl, line 2: not a document"):
+        list(read_documents(tmp_path, "train"))
+
+
+def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
+    write_documents(tmp_path, "train", [document("a", "one")])
+    (path,) = document_shards(tmp_path, "train")
+    path.write_bytes(b"x" * 100)
+    with pytest.raises(ValueError, match=f"{path.name}.*run: megafm data"):
         list(read_documents(tmp_path, "train"))

@@ -29,6 +29,16 @@ def edited(text: str, every: int) -> str:
     return "".join(words)
 
 
+def similar_pairs(texts: list[bytes], config: NearDuplicates) -> dict[tuple[int, int], float]:
+    """What the stages do, in memory: pairs of equal bands that reach `cluster_at`."""
+    keys = near.band_keys(near.signatures(texts, config), config)
+    found = [near.candidates(keys[:, band]) for band in range(config.num_bands)]
+    pairs = np.unique(np.concatenate(found), axis=0)
+    similarity = near.jaccard(*near.shingles(texts, config), pairs)
+    rows = zip(map(tuple, pairs.tolist()), similarity.tolist(), strict=True)
+    return {pair: value for pair, value in rows if value >= config.cluster_at}
+
+
 TEXTS = [program(1, 60), *(edited(program(1, 60), n) for n in (12, 30, 80, 300)), program(2, 60)]
 
 
@@ -76,7 +86,7 @@ def test_pairs_over_the_threshold_are_found() -> None:
     similar = [
         (i, j) for i in range(6) for j in range(i + 1, 6) if jaccard(TEXTS[i], TEXTS[j]) > 0.6
     ]
-    pairs = near.similar_pairs([text.encode() for text in TEXTS], CONFIG)
+    pairs = similar_pairs([text.encode() for text in TEXTS], CONFIG)
     assert similar
     assert set(pairs) == set(similar)
     for (i, j), similarity in pairs.items():
@@ -98,27 +108,33 @@ def test_recall_is_that_of_the_banding_and_precision_exact(common: int, own: int
     """14 bands of 8 rows, at similarities of 0.7, 0.8 and 0.9."""
     similarity = common / (common + 2 * own)
     config = NearDuplicates(0.6, 0.6, width=1, num_bands=14, band_rows=8)
-    found = near.similar_pairs(planted(2000, common, own), config)
+    found = similar_pairs(planted(2000, common, own), config)
     assert set(found) <= {(2 * i, 2 * i + 1) for i in range(2000)}
     assert set(found.values()) == {similarity}
     assert abs(len(found) / 2000 - (1 - (1 - similarity**8) ** 14)) < 0.03
     stricter = dataclasses.replace(config, remove_at=0.95, cluster_at=0.95)
-    assert near.similar_pairs(planted(200, common, own), stricter) == {}
+    assert similar_pairs(planted(200, common, own), stricter) == {}
 
 
 def test_large_buckets_are_compared_with_their_first_rows() -> None:
     texts = [b"one and the same text for all"] * (near.MAX_BUCKET + 40)
-    pairs = near.similar_pairs(texts, CONFIG)
+    pairs = similar_pairs(texts, CONFIG)
     assert len(pairs) == 64 * 63 / 2 + 40 * 64
-    assert near.removals(len(texts), pairs, 0.8) == set(range(1, len(texts)))
-    assert set(near.clusters(len(texts), pairs)) == {0}
+    edges = np.array(list(pairs))
+    assert near.removals(len(texts), edges).nonzero()[0].tolist() == list(range(1, len(texts)))
+    assert set(near.clusters(len(texts), [edges])) == {0}
 
 
 def test_a_removed_row_is_similar_to_a_kept_one_before_it() -> None:
-    chain = {(0, 1): 0.9, (1, 2): 0.9, (2, 3): 0.7, (3, 4): 0.85}
-    assert near.removals(6, chain, 0.8) == {1, 4}
-    assert near.clusters(6, chain) == [0, 0, 0, 0, 0, 5]
+    chain = np.array([(3, 4), (1, 2), (0, 1)])
+    assert near.removals(6, chain).nonzero()[0].tolist() == [1, 4]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 3])
+def test_clusters_are_those_of_all_batches_together(cut: int) -> None:
+    chain = np.array([(3, 4), (1, 2), (2, 3)])
+    assert near.clusters(6, [chain[:cut], chain[cut:]]).tolist() == [0, 1, 1, 1, 1, 5]
 
 
 def test_no_documents_no_pairs() -> None:
-    assert near.similar_pairs([], CONFIG) == {}
+    assert similar_pairs([], CONFIG) == {}

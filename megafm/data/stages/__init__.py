@@ -1,0 +1,45 @@
+"""The pipeline from sources to shuffled documents, in stages that any number of processes share:
+
+read, score, decide, exact, sign, match, sets, verify, resolve, scatter, gather.
+
+`read` to `decide`, `sign`, `sets` and `scatter` have a unit per input shard; `exact`, `match`,
+`verify` and `gather` one per range of hashes, whose number depends on the size of the input alone;
+`resolve` is one unit.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from megafm.data import inputs, steps
+from megafm.data.config import DataJob
+from megafm.data.stages.cleaning import Decide, Read, Score
+from megafm.data.stages.exact import Exact
+from megafm.data.stages.near import Match, Sets, Sign, Verify
+from megafm.data.stages.resolve import Resolve
+from megafm.data.stages.shuffle import Gather, Scatter
+from megafm.data.stages.stage import Stage
+
+__all__ = ["pipeline", "stages_folder"]
+
+
+def stages_folder(data_dir: str | Path) -> Path:
+    return Path(data_dir) / "stages"
+
+
+def pipeline(job: DataJob) -> tuple[Stage, ...]:
+    """The stages in their order; the inputs must have been saved."""
+    root = stages_folder(job.data.dir)
+    num_ranges = inputs.load(root).num_ranges
+    read = Read(root, steps.pipeline(job.source, job.steps))
+    score = Score(root, read)
+    decide = Decide(root, read, score, num_ranges)
+    exact = Exact(root, decide)
+    sign = Sign(root, exact, job.near_duplicates)
+    match = Match(root, sign)
+    sets = Sets(root, match)
+    verify = Verify(root, sets)
+    resolve = Resolve(root, verify, job.split)
+    scatter = Scatter(root, resolve, job.shuffle.seed)
+    gather = Gather(root, scatter)
+    return read, score, decide, exact, sign, match, sets, verify, resolve, scatter, gather

@@ -1,0 +1,203 @@
+"""The first stages, a unit each per input shard: documents, their signals, and which are kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from megafm.data import inputs
+from megafm.data.document import Document, Drop
+from megafm.data.lines import find_shard, open_shard, shard_path, to_line, write_shard
+from megafm.data.stages.exchange import PartWriter, part_of
+from megafm.data.stages.stage import Output, Stage, Unit, digest, total
+from megafm.data.steps import Pipeline
+
+DROPPED = "dropped."  # before a reason, in counters
+EXAMPLES = 3  # of what a shard loses for a reason
+EXAMPLE_CHARS = 400
+# What is known of a document that the rules keep; `line` is its place in the shard.
+KEPT = np.dtype([("line", "<u4"), ("bytes", "<i8"), ("id_hash", "<u8"), ("text_hash", "<u8")])
+
+
+@dataclass(frozen=True)
+class Read(Stage):
+    """Input shards to documents that went through the steps: documents.jsonl, dropped.jsonl."""
+
+    pipeline: Pipeline
+    name: ClassVar[str] = "read"
+
+    @property
+    def rule(self) -> str:
+        return digest("read/3", *map(repr, self.pipeline.transform))
+
+    def names(self) -> list[str]:
+        return [run.name for run in inputs.load(self.root).runs]
+
+    def units(self) -> list[Unit]:
+        runs = inputs.load(self.root).runs
+        return [Unit(run.name, digest(self.rule, run.key)) for run in runs]
+
+    def work(self, unit: str, out: Path) -> Counter[str]:
+        counters: Counter[str] = Counter()
+        dropped = _Dropped(counters)
+        with write_shard(shard_path(out, "documents")) as lines:
+            for found in inputs.load(self.root).read(unit):
+                counters["read.documents"] += 1
+                result = found if isinstance(found, Drop) else self.pipeline.clean(found)
+                if isinstance(result, Drop):
+                    dropped.add(result, found)
+                    continue
+                lines.write(to_line(dataclasses.asdict(result)))
+                counters["documents"] += 1
+                counters["bytes"] += result.num_bytes
+                for step, counts in result.metadata.get("counts", {}).items():
+                    counters.update({f"step.{step}.{name}": n for name, n in counts.items()})
+        dropped.write(out)
+        return counters
+
+
+@dataclass(frozen=True)
+class Score(Stage):
+    """The signals of every document, beside it: signals.jsonl."""
+
+    read: Read
+    name: ClassVar[str] = "score"
+
+    @property
+    def rule(self) -> str:
+        return digest("score/1", *map(repr, self.read.pipeline.signals))
+
+    def names(self) -> list[str]:
+        return self.read.names()
+
+    def same(self) -> tuple[Stage, ...]:
+        return (self.read,)
+
+    def work(self, unit: str, out: Path) -> Counter[str]:
+        with write_shard(shard_path(out, "signals")) as lines:
+            if not self.read.pipeline.signals:
+                return Counter()
+            for _, document in documents(self.read, unit):
+                lines.write(to_line(self.read.pipeline.measure(document)))
+        return Counter()
+
+
+@dataclass(frozen=True)
+class Decide(Stage):
+    """Which documents the rules keep, kept.npy, and the hashes of their texts for `exact`."""
+
+    read: Read
+    score: Score
+    num_ranges: int  # that the hashes are exchanged in
+    name: ClassVar[str] = "decide"
+
+    @property
+    def rule(self) -> str:
+        return digest(f"decide/1 {self.num_ranges}", *map(repr, self.read.pipeline.rules))
+
+    def names(self) -> list[str]:
+        return self.read.names()
+
+    def same(self) -> tuple[Stage, ...]:
+        return (self.read, self.score)
+
+    def work(self, unit: str, out: Path) -> Counter[str]:
+        counters: Counter[str] = Counter()
+        dropped = _Dropped(counters)
+        kept = []
+        signals = find_shard(self.score.output(unit).folder, "signals")
+        pipeline = self.read.pipeline
+        with open_shard(signals) as values, PartWriter(out / "texts.parts") as texts:
+            for line, document in documents(self.read, unit):
+                own = json.loads(next(values)) if pipeline.signals else {}
+                reason = pipeline.decide(document, own)
+                if reason is not None:
+                    dropped.add(Drop(reason, document.id), document)
+                    continue
+                text_hash = int(document.sha256[:16], 16)
+                kept.append((line, document.num_bytes, _hash_id(document.id), text_hash))
+                record = to_line([document.sha256, document.id, line])
+                texts.add(part_of(text_hash, self.num_ranges), record)
+        np.save(out / "kept.npy", np.array(kept, KEPT))
+        dropped.write(out)
+        counters["documents"] = len(kept)
+        return counters
+
+    def check_not_empty(self) -> None:
+        """
+        Raises:
+            ValueError: no document is left; says where they were looked for and why they went.
+        """
+        done = [*self.read.outputs(), *self.outputs()]
+        if any(output.counters["documents"] for output in self.outputs()):
+            return
+        listed = inputs.load(self.root)
+        raise ValueError(
+            f"{listed.where}: no document to learn from; left out"
+            f"{reasons(Counter(listed.dropped) + dropped(done))}; "
+            "set source.path or source.pattern to text files"
+        )
+
+
+def dropped(outputs: Iterable[Output]) -> Counter[str]:
+    """How many documents were left out, by reason."""
+    counters = total(outputs)
+    return Counter(
+        {name.removeprefix(DROPPED): n for name, n in counters.items() if name.startswith(DROPPED)}
+    )
+
+
+def reasons(counts: Mapping[str, int]) -> str:
+    if not counts:
+        return " nothing"
+    return ": " + ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+
+
+def documents(
+    read: Read, unit: str, lines: Collection[int] | None = None
+) -> Iterator[tuple[int, Document]]:
+    """Documents of a unit of `Read` with the numbers of their lines; None: all of them."""
+    for number, line in document_lines(read, unit, lines):
+        yield number, Document(**json.loads(line))
+
+
+def document_lines(
+    read: Read, unit: str, lines: Collection[int] | None = None
+) -> Iterator[tuple[int, bytes]]:
+    """The same, as they are written."""
+    wanted = None if lines is None else set(lines)
+    with open_shard(find_shard(read.output(unit).folder, "documents")) as found:
+        for number, line in enumerate(found):
+            if wanted is None or number in wanted:
+                yield number, line
+
+
+def _hash_id(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+
+
+class _Dropped:
+    """Counts what is dropped and keeps the first of each reason as examples."""
+
+    def __init__(self, counters: Counter[str]) -> None:
+        self._counters = counters
+        self._examples: list[dict[str, str]] = []
+
+    def add(self, drop: Drop, document: Document | Drop) -> None:
+        self._counters[DROPPED + drop.reason] += 1
+        if self._counters[DROPPED + drop.reason] <= EXAMPLES:
+            text = "" if isinstance(document, Drop) else document.text[:EXAMPLE_CHARS]
+            where = drop.where or ("" if isinstance(document, Drop) else document.id)
+            self._examples.append({"reason": drop.reason, "where": where, "text": text})
+
+    def write(self, out: Path) -> None:
+        lines = b"".join(map(to_line, self._examples))
+        (out / "dropped.jsonl").write_bytes(lines)

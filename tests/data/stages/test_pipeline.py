@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from megafm.config import to_dict
+from megafm.data import Manifest, inputs, read_documents
+from megafm.data.config import DataJob, Executor, Shuffle, Steps
+from megafm.data.prepare import prepare
+from tests.data.helpers import files_job, program
+from tests.data.stages.helpers import corpus_with_copies, cut_small, digests, made
+
+
+def silent(text: str) -> None:
+    pass
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataJob:
+    cut_small(monkeypatch)
+    return files_job(corpus_with_copies(tmp_path / "corpus"), tmp_path / "data")
+
+
+def stages(before: dict[str, int], after: dict[str, int]) -> Counter[str]:
+    """How many units of each stage were made anew."""
+    return Counter(name.partition("/")[0] for name in after if after[name] != before.get(name))
+
+
+def documents(data_dir: str) -> dict[str, list[str]]:
+    return {s: [d.id for d in read_documents(data_dir, s)] for s in ("train", "validation")}
+
+
+def test_the_outcome_does_not_depend_on_workers_or_on_the_cut(
+    job: DataJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = prepare(job, silent)
+    assert manifest.dropped == {"exact_duplicate": 15, "near_duplicate": 15}
+    assert len(manifest.files) > 4
+    expected = digests(tmp_path / "data")
+    two = dataclasses.replace(
+        job,
+        data=dataclasses.replace(job.data, dir=str(tmp_path / "two")),
+        executor=Executor(workers=2),
+    )
+    prepare(two, silent)
+    assert digests(tmp_path / "two") == expected
+    monkeypatch.undo()  # everything in one shard and one range
+    whole = dataclasses.replace(job, data=dataclasses.replace(job.data, dir=str(tmp_path / "one")))
+    assert prepare(whole, silent).snapshot_id == manifest.snapshot_id
+    assert documents(whole.data.dir) == documents(job.data.dir)
+
+
+def test_the_smallest_id_of_the_copies_stays(job: DataJob) -> None:
+    prepare(job, silent)
+    kept = {name for names in documents(job.data.dir).values() for name in names}
+    for number in range(60):
+        assert (f"{number:03}.py" in kept) and f"a{number}.py" not in kept
+        assert f"b{number}.py" not in kept
+
+
+def test_the_order_is_a_function_of_the_seed(job: DataJob) -> None:
+    prepare(job, silent)
+    first = documents(job.data.dir)
+    manifest = Manifest.load(job.data.dir)
+    prepare(dataclasses.replace(job, shuffle=Shuffle(seed=5)), silent)
+    second = documents(job.data.dir)
+    assert second["train"] != first["train"]
+    assert sorted(second["train"]) == sorted(first["train"])
+    assert Manifest.load(job.data.dir).snapshot_id == manifest.snapshot_id
+
+
+def test_a_threshold_changes_without_scoring_again(job: DataJob, tmp_path: Path) -> None:
+    rule = {"gopher_quality_v1": {"min_words": 10}}
+    prepare(dataclasses.replace(job, steps=Steps(rules=rule)), silent)
+    before = made(tmp_path / "data")
+    rule = {"gopher_quality_v1": {"min_words": 100}}
+    manifest = prepare(dataclasses.replace(job, steps=Steps(rules=rule)), silent)
+    anew = stages(before, made(tmp_path / "data"))
+    assert anew["read"] == anew["score"] == 0
+    assert anew["decide"] > 0
+    assert manifest.dropped
+
+
+def test_a_new_file_costs_its_own_shard(job: DataJob, tmp_path: Path) -> None:
+    prepare(job, silent)
+    before = made(tmp_path / "data")
+    (tmp_path / "corpus" / "zzz.py").write_text(program(1000))
+    manifest = prepare(job, silent)
+    anew = stages(before, made(tmp_path / "data"))
+    assert anew["read"] == 1 < sum(name.startswith("read/") for name in before)
+    assert sum(s.documents for s in manifest.splits.values()) == 61
+
+
+SCRIPT = """
+import json, sys
+from megafm.config import from_dict
+from megafm.data import inputs
+from megafm.data.config import DataJob
+from megafm.data.prepare import prepare
+if __name__ == "__main__":
+    inputs.TARGET_BYTES, inputs.RANGE_BYTES = 6000, 20_000
+    prepare(from_dict(DataJob, json.loads(sys.argv[1])))
+"""
+
+
+def test_killed_at_any_point_it_goes_on(job: DataJob, tmp_path: Path) -> None:
+    """The driver, at random moments; its workers end with it."""
+    prepare(job, silent)
+    expected = digests(tmp_path / "data")
+    data_dir = tmp_path / "killed"
+    killed = dataclasses.replace(
+        job, data=dataclasses.replace(job.data, dir=str(data_dir)), executor=Executor(workers=2)
+    )
+    script = tmp_path / "job.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), json.dumps(to_dict(killed))]
+    rng = random.Random(0)
+    before: dict[str, int] = {}
+    kills = 0
+    while True:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+        goal = len(before) + rng.randint(1, 40)
+        while process.poll() is None and len(made(data_dir)) < goal:
+            time.sleep(0.005)
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+        after = made(data_dir)
+        assert {name: after.get(name) for name in before} == before  # nothing is made twice
+        before = after
+    assert process.returncode == 0
+    assert kills >= 2
+    after = made(data_dir)
+    assert {name: after[name] for name in before} == before
+    assert digests(data_dir) == expected
+    assert not list((data_dir / "stages").rglob("*.partial"))
+
+
+def test_shards_are_cut_by_their_names_alone(job: DataJob) -> None:
+    runs = inputs.list_inputs(job.source).runs
+    assert len(runs) > 5
+    assert len({run.name for run in runs}) == len(runs)
+    names = [shard.name for run in runs for shard in run.shards]
+    assert names == sorted(names) and len(names) == 90

@@ -18,7 +18,7 @@ from megafm.data.document import Document, Drop
 from megafm.data.lines import find_shard, open_shard, shard_path, to_line, write_shard
 from megafm.data.stages.exchange import PartWriter, part_of
 from megafm.data.stages.stage import Output, Stage, Unit, digest, total
-from megafm.data.steps import Pipeline
+from megafm.data.steps import Pipeline, describe
 
 DROPPED = "dropped."  # before a reason, in counters
 EXAMPLES = 3  # of what a shard loses for a reason
@@ -36,7 +36,7 @@ class Read(Stage):
 
     @property
     def rule(self) -> str:
-        return digest("read/3", *map(repr, self.pipeline.transform))
+        return digest("read/3", *map(describe, self.pipeline.transform))
 
     def names(self) -> list[str]:
         return [run.name for run in inputs.load(self.root).runs]
@@ -73,7 +73,7 @@ class Score(Stage):
 
     @property
     def rule(self) -> str:
-        return digest("score/1", *map(repr, self.read.pipeline.signals))
+        return digest("score/1", *map(describe, self.read.pipeline.signals))
 
     def names(self) -> list[str]:
         return self.read.names()
@@ -101,7 +101,7 @@ class Decide(Stage):
 
     @property
     def rule(self) -> str:
-        return digest(f"decide/1 {self.num_ranges}", *map(repr, self.read.pipeline.rules))
+        return digest(f"decide/1 {self.num_ranges}", *map(describe, self.read.pipeline.rules))
 
     def names(self) -> list[str]:
         return self.read.names()

@@ -6,9 +6,19 @@ from megafm.data.config import Source, Steps
 from megafm.data.steps.code import Generated
 from megafm.data.steps.limits import Empty, LongLine, Size, Table
 from megafm.data.steps.pipeline import Pipeline, build
-from megafm.data.steps.step import Rule, Signal, Step, domain
+from megafm.data.steps.step import Rule, Signal, Step, describe, domain
 
-__all__ = ["Pipeline", "Rule", "Signal", "Step", "build", "cleaning_steps", "domain", "pipeline"]
+__all__ = [
+    "Pipeline",
+    "Rule",
+    "Signal",
+    "Step",
+    "build",
+    "cleaning_steps",
+    "describe",
+    "domain",
+    "pipeline",
+]
 
 
 def pipeline(source: Source, config: Steps) -> Pipeline:

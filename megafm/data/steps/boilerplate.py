@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 from urllib.parse import urlsplit
@@ -95,14 +95,14 @@ class RepeatedLines:
     min_documents: int = 10
     zero_digits: bool = True
     version: ClassVar[str] = "repeated_lines_v1"
+    reasons: ClassVar[tuple[str, ...]] = ()
     _digits: ClassVar[re.Pattern[str]] = re.compile(r"\d")
 
     def __post_init__(self) -> None:
         need_between(self.version, 2, 2**40, min_documents=self.min_documents)
 
-    def clean(self, documents: Iterable[Document]) -> list[Document]:
-        """The documents less those lines, in their order; memory: a key for each line."""
-        documents = list(documents)
+    def clean(self, documents: Sequence[Document]) -> list[Document | Drop]:
+        """The documents less those lines; memory: a key for each line."""
         keys = [[self._key(document, line) for line in _lines(document)] for document in documents]
         counts: dict[tuple[str, str], int] = defaultdict(int)
         for document, own in zip(documents, keys, strict=True):

@@ -15,7 +15,7 @@ from megafm.config import from_dict
 from megafm.data.config import Steps
 from megafm.data.document import Document, Drop
 from megafm.data.steps import registry
-from megafm.data.steps.step import Rule, Signal, Step, Values, domain
+from megafm.data.steps.step import Rule, Signal, Step, Values, describe, domain
 
 T = TypeVar("T")
 
@@ -68,9 +68,8 @@ class Pipeline:
 
     @property
     def versions(self) -> tuple[str, ...]:
-        """Names and settings of everything that decides what a document becomes."""
-        parts: tuple[Step | Signal | Rule, ...] = (*self.transform, *self.signals, *self.rules)
-        return tuple(f"{part.version} {part}" for part in parts)
+        """What everything is that decides what a document becomes, see `describe`."""
+        return tuple(map(describe, (*self.transform, *self.signals, *self.rules)))
 
 
 def build(config: Steps) -> Pipeline:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from megafm.data.steps.boilerplate import Boilerplate
 from megafm.data.steps.c4 import C4Lines, C4Page, C4Signal
 from megafm.data.steps.code import Generated
+from megafm.data.steps.decontaminate import Decontaminate
 from megafm.data.steps.fineweb import FineWeb, LineSignal
 from megafm.data.steps.gopher import GopherQuality, GopherRepetition, GopherSignal
 from megafm.data.steps.language import Language, LanguageRule, LanguageSignal
@@ -19,7 +20,7 @@ from megafm.data.steps.step import Rule, Signal, Step
 _STEPS: tuple[type[Step], ...] = (
     *(Size, Empty, LongLine, Table, Generated),
     *(Normalise, Language, Licence, C4Lines, Boilerplate),
-    *(PII, Presidio, Secrets),
+    *(PII, Presidio, Secrets, Decontaminate),
 )
 _SIGNALS: tuple[type[Signal], ...] = (LanguageSignal, GopherSignal, C4Signal, LineSignal)
 _RULES: tuple[type[Rule], ...] = (LanguageRule, GopherQuality, GopherRepetition, C4Page, FineWeb)

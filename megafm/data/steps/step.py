@@ -1,11 +1,12 @@
 """What the cleaning of documents is made of.
 
-Three kinds of things, each a frozen dataclass whose fields are its settings and whose `version`
+Four kinds of things, each a frozen dataclass whose fields are its settings and whose `version`
 names it in configs, counters and manifests, and changes whenever the outcome may:
 
 - a Step takes a document and returns it, changed or not, or a Drop;
 - a Signal measures a document and decides nothing: its values are written first;
-- a Rule decides on written values, so that another threshold needs no second measurement.
+- a Rule decides on written values, so that another threshold needs no second measurement;
+- a CorpusStep compares documents, and sees all of them at once.
 
 What leaves a document out has a code among `reasons`. What a step does to a document that stays is
 counted in `document.metadata["counts"]`, so that counts add up over any number of processes.
@@ -14,8 +15,9 @@ counted in `document.metadata["counts"]`, so that counts add up over any number 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from pathlib import PurePosixPath
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import ClassVar, Protocol
 
 from megafm.data.document import Document, Drop
@@ -28,6 +30,15 @@ class Step(Protocol):
     reasons: ClassVar[tuple[str, ...]]
 
     def __call__(self, document: Document) -> Document | Drop: ...
+
+
+class CorpusStep(Protocol):
+    version: ClassVar[str]
+    reasons: ClassVar[tuple[str, ...]]
+
+    def clean(self, documents: Sequence[Document]) -> list[Document | Drop]:
+        """What becomes of each document, whatever their order is."""
+        ...
 
 
 class Signal(Protocol):
@@ -54,6 +65,14 @@ class Rule(Protocol):
     def skip(self) -> tuple[str, ...]: ...
 
     def __call__(self, values: Values) -> str | None: ...
+
+
+def describe(part: Step | Signal | Rule) -> str:
+    """Everything that its outcome depends on: its version, its settings and the contents of the
+    `files` that it reads, if it has any."""
+    paths = getattr(part, "files", ())
+    contents = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths]
+    return " ".join([part.version, repr(part), *contents])
 
 
 CODE = frozenset(

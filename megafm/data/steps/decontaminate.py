@@ -126,7 +126,7 @@ class EvaluationIndex:
             self._index_similar([text.encode() for _, _, text, _ in long])
 
     def matches(self, text: str) -> list[Match]:
-        """What items have in common with it, and near-copies of others, in the order of the text."""
+        """What items have in common with a text, and near-copies of others, in its order."""
         if not self._items:
             return []
         found = list(self._in_common(text))

@@ -69,7 +69,8 @@ class Pipeline:
     @property
     def versions(self) -> tuple[str, ...]:
         """What everything is that decides what a document becomes, see `describe`."""
-        return tuple(map(describe, (*self.transform, *self.signals, *self.rules)))
+        parts: list[Step | Signal | Rule] = [*self.transform, *self.signals, *self.rules]
+        return tuple(map(describe, parts))
 
 
 def build(config: Steps) -> Pipeline:

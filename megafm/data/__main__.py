@@ -5,7 +5,7 @@ from __future__ import annotations
 from megafm.config import job
 from megafm.data.config import DataJob
 from megafm.data.inspection import inspect
-from megafm.data.prepare import prepare
+from megafm.data.prepare import prepare, run_task
 from megafm.data.tokenization import tokenize
 from megafm.tokenizer import Tokenizer
 
@@ -16,6 +16,8 @@ def main(config: DataJob) -> None:
         prepare(config)
     elif config.action == "tokenize":
         tokenize(config.data.dir, Tokenizer.load(config.tokenizer.dir))
+    elif config.action == "run_task":
+        run_task(config.data.dir, config.task)
     else:
         inspect(config.data.dir)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -120,19 +121,50 @@ class Shuffle:
 
 
 @dataclass(frozen=True)
+class Task:
+    """Which share of which stage action=run_task does; the executor says so."""
+
+    stage: str = ""
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(
+                f"task.rank={self.rank}: must be from 0 to task.world_size={self.world_size} - 1"
+            )
+
+
+@dataclass(frozen=True)
 class Executor:
     """Where the units of the pipeline run; the outcome is the same everywhere.
 
     Attributes:
-        workers: processes at a time; None is one per core.
+        kind: processes of this machine, arrays of Slurm jobs, or tasks of Ray.
+        workers: processes, tasks of an array, or tasks of Ray at a time; null is one per core.
         retries: of a unit that failed for another reason than a setting.
+        address: of a Ray cluster; null starts one here.
+        sbatch: options of Slurm: {partition: cpu, time: "12:00:00", mem: 8G}.
+        wait: for the Slurm jobs to end.
     """
 
-    kind: Literal["local"] = "local"
+    kind: Literal["local", "slurm", "ray"] = "local"
     workers: int | None = None
     retries: int = 2
+    address: str | None = None
+    sbatch: dict[str, str] = field(default_factory=dict)
+    wait: bool = True
 
     def __post_init__(self) -> None:
+        if self.kind == "slurm" and self.workers is None:
+            raise ValueError(
+                "executor.workers=null: executor.kind=slurm needs the number of tasks of an array; "
+                "set executor.workers=16"
+            )
+        if self.address is not None and self.kind != "ray":
+            _warn_no_effect(f"executor.address={self.address}", self.kind)
+        if (self.sbatch or not self.wait) and self.kind != "slurm":
+            _warn_no_effect("executor.sbatch, executor.wait", self.kind)
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"executor.workers={self.workers}: set executor.workers=1 or more")
         if self.retries < 0:
@@ -142,7 +174,7 @@ class Executor:
 @dataclass(frozen=True)
 class DataJob:
     what: str = "read, deduplicate and split documents; write token shards; show them"
-    action: Literal["prepare", "tokenize", "inspect"] = "prepare"
+    action: Literal["prepare", "tokenize", "inspect", "run_task"] = "prepare"
     data: DataDir = field(default_factory=DataDir)
     tokenizer: TokenizerDir = field(default_factory=TokenizerDir)  # of action=tokenize
     source: Source = field(default_factory=Source)
@@ -151,3 +183,8 @@ class DataJob:
     split: Split = field(default_factory=Split)
     shuffle: Shuffle = field(default_factory=Shuffle)
     executor: Executor = field(default_factory=Executor)
+    task: Task = field(default_factory=Task)
+
+
+def _warn_no_effect(setting: str, kind: str) -> None:
+    warnings.warn(f"{setting}: no effect with executor.kind={kind}", stacklevel=4)

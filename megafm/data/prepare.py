@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from megafm.data import inputs, near_duplicates, sources, split, steps
-from megafm.data.config import DataJob
+from megafm.config import from_dict, to_dict
+from megafm.data import executors, inputs, near_duplicates, sources, split, steps
+from megafm.data.config import DataJob, Task
 from megafm.data.document import SPLITS, documents_folder
-from megafm.data.executors import local
+from megafm.data.executors import slurm
 from megafm.data.indexed import shard_paths
 from megafm.data.inputs import Inputs
 from megafm.data.lines import find_shard
@@ -22,39 +23,74 @@ from megafm.data.stages import pipeline, stages_folder
 from megafm.data.stages.cleaning import dropped, reasons
 from megafm.data.stages.stage import Stage, clean_up
 from megafm.data.stages.summary import Summary, merge
-from megafm.files import publish, staging
+from megafm.files import publish, staging, write_text
+
+JOB_FILE = "job.json"  # of the Slurm tasks
 
 
-def prepare(job: DataJob, say: Callable[[str], None] = print) -> Manifest:
+def prepare(job: DataJob, say: Callable[[str], None] = print) -> Manifest | None:
     """Write documents/{train,validation}/*.jsonl and manifest.json into data.dir.
 
     Does nothing when the folder was made from the same files and settings; goes on where a job
     that was killed had come to. Memory: a few shards, see `stages`.
+
+    Returns:
+        None when Slurm jobs will write it and are not waited for.
 
     Raises:
         ValueError: no document is left, they cannot be split, or a shard failed.
     """
     folder = job.data.dir
     listed = inputs.list_inputs(job.source)
-    inputs_hash = _inputs_hash(listed, job)
     before = _existing(folder)
-    if before is not None and before.inputs_hash == inputs_hash:
+    if before is not None and before.inputs_hash == _inputs_hash(listed, job):
         say(f"{folder}: up to date, {_describe(before)}")
         return before
 
-    inputs.save(listed, stages_folder(folder))
+    root = stages_folder(folder)
+    inputs.save(listed, root)
     stages = pipeline(job)
     clean_up(stages)
-    local.run(stages, job.executor)
-    manifest = _manifest(job, listed, inputs_hash, stages)
-    manifest = _publish(folder, manifest, before, stages)
+    if job.executor.kind == "slurm":
+        write_text(root / JOB_FILE, json.dumps(to_dict(job)) + "\n")
+        slurm.submit(folder, root, stages, job.executor, say)
+        if not job.executor.wait:
+            return None
+        manifest = Manifest.load(folder)
+    else:
+        executors.run(stages, job.executor)
+        manifest = finish(job)
     say(f"{folder}: {_describe(manifest)}; left out{reasons(manifest.dropped)}")
     return manifest
 
 
-def _manifest(
-    job: DataJob, listed: Inputs, inputs_hash: str, stages: tuple[Stage, ...]
-) -> Manifest:
+def run_task(data_dir: str, task: Task) -> None:
+    """One task of a stage, or the end of the job, with the settings that were submitted.
+
+    Raises:
+        ValueError: nothing was submitted, there is no such stage, or a shard failed.
+    """
+    path = stages_folder(data_dir) / JOB_FILE
+    if not path.is_file():
+        raise ValueError(f"data.dir={data_dir}: no job was submitted; set executor=slurm")
+    job = from_dict(DataJob, json.loads(path.read_text(encoding="utf-8")))
+    if task.stage == slurm.FINISH:
+        finish(job)
+        return
+    stages = {stage.name: stage for stage in pipeline(job)}
+    if task.stage not in stages:
+        raise ValueError(f"task.stage={task.stage}: set one of {', '.join(stages)}")
+    executors.run_task(stages[task.stage], task.rank, task.world_size, job.executor.retries)
+
+
+def finish(job: DataJob) -> Manifest:
+    """Publish what the stages have left."""
+    stages = pipeline(job)
+    return _publish(job.data.dir, _manifest(job, stages), stages[-1])
+
+
+def _manifest(job: DataJob, stages: tuple[Stage, ...]) -> Manifest:
+    listed = inputs.load(stages_folder(job.data.dir))
     gathered = {output.name: Summary.load(output.folder) for output in stages[-1].outputs()}
     splits = {
         split: merge(summary for name, summary in gathered.items() if name.startswith(split))
@@ -68,7 +104,7 @@ def _manifest(
     return Manifest(
         corpus=listed.corpus,
         snapshot_id=snapshot_id(everything.fingerprint, rules),
-        inputs_hash=inputs_hash,
+        inputs_hash=_inputs_hash(listed, job),
         rules=rules,
         splits={n: SplitSummary(s.num_documents, s.num_bytes) for n, s in splits.items()},
         sources=everything.sources(),
@@ -78,15 +114,14 @@ def _manifest(
     )
 
 
-def _publish(
-    folder: str, manifest: Manifest, before: Manifest | None, stages: tuple[Stage, ...]
-) -> Manifest:
+def _publish(folder: str, manifest: Manifest, gather: Stage) -> Manifest:
     """Replace the folder's contents once all of the new ones are on the disk."""
+    before = _existing(folder)
     same = before is not None and before.snapshot_id == manifest.snapshot_id
     if same and before is not None and before.tokenizer_hash is not None:
         manifest = manifest.with_tokens(before.tokens, before.tokenizer_hash)
     with staging(folder) as stage:
-        for output in stages[-1].outputs():
+        for output in gather.outputs():
             made = find_shard(output.folder, "documents")
             place = (
                 stage / "documents" / (_place(output.name) + made.name.removeprefix("documents"))

@@ -90,7 +90,7 @@ def test_the_same_command_again_does_nothing(
 ) -> None:
     job = files_job(write_corpus(tmp_path / "corpus"), tmp_path / "data")
     first = prepare(job, silent)
-    monkeypatch.setattr(prepare_module.local, "run", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(prepare_module.executors, "run", lambda *_: pytest.fail("read again"))
     said: list[str] = []
     assert prepare(job, said.append) == first
     assert "up to date" in said[0]

@@ -5,77 +5,23 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from types import TracebackType
 
-from rich.console import Console
-from rich.progress import Progress, TaskID
-
-from megafm import cpus
-from megafm.data.config import Executor
+from megafm.data.executors.loop import Failure, run_unit
 from megafm.data.stages.stage import Stage, Unit
 
 
-class StageFailed(ValueError):
-    """Some units failed; names each with its own error."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """`final`: another attempt would fail likewise, as the settings are at fault."""
-
-    message: str
-    final: bool
-
-
-def run(stages: Sequence[Stage], config: Executor) -> None:
-    """Do what is not done yet of all stages.
-
-    Raises:
-        StageFailed: after all other units of the stage are done.
-    """
-    console = Console(stderr=True)
-    with (
-        Progress(console=console, disable=not console.is_terminal) as progress,
-        _Workers(config.workers or cpus.num_cpus()) as workers,
-    ):
-        for stage in stages:
-            units = stage.pending()
-            bar = progress.add_task(stage.name, total=len(units))
-            failed = _attempt(stage, units, workers, progress, bar)
-            for _ in range(config.retries):
-                again = [unit for unit, failure in failed.items() if not failure.final]
-                for unit in again:  # alone: it may have taken a worker and its neighbours along
-                    del failed[unit]
-                    failed |= _attempt(stage, [unit], workers, progress, bar)
-            if failed:
-                raise StageFailed(_describe(stage, len(units), failed))
-
-
-def _attempt(
-    stage: Stage, units: list[Unit], workers: _Workers, progress: Progress, bar: TaskID
-) -> dict[Unit, Failure]:
-    """Try each unit once; returns those that failed."""
-    failed = {}
-    for unit, failure in workers.map(stage, units):
-        if failure is None:
-            progress.advance(bar)
-        else:
-            failed[unit] = failure
-    return failed
-
-
-class _Workers:
+class LocalWorkers:
     """Processes that are started when there is more than one unit to do, and kept."""
 
     def __init__(self, count: int) -> None:
         self._count = count
         self._pool: ProcessPoolExecutor | None = None
 
-    def __enter__(self) -> _Workers:
+    def __enter__(self) -> LocalWorkers:
         return self
 
     def __exit__(
@@ -87,7 +33,8 @@ class _Workers:
         self._close()
 
     def map(self, stage: Stage, units: list[Unit]) -> Iterator[tuple[Unit, Failure | None]]:
-        """Each unit as soon as it is done or has failed."""
+        """No more units than processes are under way, so that one that kills its process costs no
+        others but those."""
         if self._count == 1 or (len(units) == 1 and self._pool is None):
             yield from ((unit, run_unit(stage, unit)) for unit in units)
             return
@@ -124,15 +71,6 @@ class _Workers:
         self._pool = None
 
 
-def run_unit(stage: Stage, unit: Unit) -> Failure | None:
-    """Do a unit; returns why it failed."""
-    try:
-        stage.run_unit(unit)
-    except Exception as error:
-        return Failure(f"{type(error).__name__}: {error}", final=isinstance(error, ValueError))
-    return None
-
-
 def _end_with_parent() -> None:
     """A worker would wait for work for ever after its parent was killed."""
 
@@ -143,8 +81,3 @@ def _end_with_parent() -> None:
             os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _describe(stage: Stage, count: int, failed: dict[Unit, Failure]) -> str:
-    named = "; ".join(f"{unit.name}: {failure.message}" for unit, failure in failed.items())
-    return f"stage {stage.name}: {len(failed)} of {count} shards failed: {named}"

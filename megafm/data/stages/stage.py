@@ -99,18 +99,13 @@ class Stage(ABC):
     def folder(self) -> Path:
         return self.root / self.name
 
-    def pending(self) -> list[Unit]:
-        """The units that are not done under their present key."""
-        return [unit for unit in self.units() if not self.is_done(unit)]
+    def pending(self, rank: int = 0, world_size: int = 1) -> list[Unit]:
+        """Of a task's share of the units those that are not done under their present key."""
+        return [unit for unit in self.units()[rank::world_size] if not self.is_done(unit)]
 
     def is_done(self, unit: Unit) -> bool:
         done = Output.load(self.folder / unit.name)
         return done is not None and done.key == unit.key
-
-    def run(self, rank: int, world_size: int) -> None:
-        """A task's share of the units that are not done."""
-        for unit in self.units()[rank::world_size]:
-            self.run_unit(unit)
 
     def run_unit(self, unit: Unit) -> None:
         """Do a unit unless it is done, and commit it by one rename."""

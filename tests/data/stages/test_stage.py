@@ -53,6 +53,11 @@ class Join(Stage):
         return Counter()
 
 
+def do(stage: Stage, rank: int = 0, world_size: int = 1) -> None:
+    for unit in stage.pending(rank, world_size):
+        stage.run_unit(unit)
+
+
 def calls(root: Path) -> list[str]:
     found = (root / "calls").read_text().split()
     (root / "calls").unlink()
@@ -63,22 +68,22 @@ def calls(root: Path) -> list[str]:
 def test_tasks_of_any_number_share_the_units(tmp_path: Path, world_size: int) -> None:
     stage = Upper(tmp_path)
     for rank in range(world_size):
-        stage.run(rank, world_size)
+        do(stage, rank, world_size)
     assert sorted(calls(tmp_path)) == stage.names()
     assert total(stage.outputs()) == {"units": 5}
     assert stage.pending() == []
-    stage.run(0, 1)  # another number of tasks
+    do(stage)  # another number of tasks
     assert not (tmp_path / "calls").exists()
 
 
 def test_a_unit_is_made_again_when_what_it_was_made_from_changes(tmp_path: Path) -> None:
     upper = Upper(tmp_path)
     join = Join(tmp_path, upper)
-    upper.run(0, 1)
-    join.run(0, 1)
+    do(upper)
+    do(join)
     assert join.pending() == []
     assert len(Upper(tmp_path, version=2).pending()) == 5
-    Upper(tmp_path, version=2).run(0, 1)
+    do(Upper(tmp_path, version=2))
     assert join.pending() == []  # the same output: nothing to do for those after it
     (more,) = Join(tmp_path, Upper(tmp_path, 2, count=6)).upper.pending()
     Upper(tmp_path, 2, count=6).run_unit(more)
@@ -97,7 +102,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
     stage = Upper(tmp_path)
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="full"):
-        stage.run(0, 1)
+        do(stage)
     assert list(stage.folder.iterdir()) == []
 
 
@@ -106,12 +111,12 @@ def test_a_killed_task_repeats_its_own_unit_only(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from tests.data.stages.test_stage import Upper\n"
+        "from tests.data.stages.test_stage import Upper, do\n"
         "class Killed(Upper):\n"
         "    def _commit(self, partial, unit):\n"
         "        if unit.name == 'unit2': os.kill(os.getpid(), signal.SIGKILL)\n"
         "        super()._commit(partial, unit)\n"
-        "Killed(Path(sys.argv[1])).run(0, 1)\n"
+        "do(Killed(Path(sys.argv[1])))\n"
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=os.environ)
     assert done.returncode == -9
@@ -119,7 +124,7 @@ def test_a_killed_task_repeats_its_own_unit_only(tmp_path: Path) -> None:
     stage = Upper(tmp_path)
     clean_up([stage])
     assert sorted(path.name for path in stage.folder.iterdir()) == ["unit0", "unit1"]
-    stage.run(0, 1)
+    do(stage)
     assert calls(tmp_path) == ["unit2", "unit3", "unit4"]
 
 

@@ -1,0 +1,127 @@
+"""Slurm, played by this process: `sbatch` on the PATH notes what is submitted."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from megafm.config import compose
+from megafm.data import Manifest
+from megafm.data.config import DataJob, Executor
+from megafm.data.prepare import prepare, run_task
+from tests.data.helpers import files_job
+from tests.data.stages.helpers import corpus_with_copies, cut_small, digests
+
+SBATCH = """#!/bin/sh
+queue={queue}
+echo "$@" >> $queue
+wc -l < $queue
+case "$*" in *--wait*) exit {code};; esac
+"""
+
+
+def silent(text: str) -> None:
+    pass
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataJob:
+    cut_small(monkeypatch)
+    job = files_job(corpus_with_copies(tmp_path / "corpus", 20), tmp_path / "data")
+    executor = Executor(kind="slurm", workers=2, sbatch={"mem": "8G"}, wait=False)
+    return dataclasses.replace(job, executor=executor)
+
+
+def put_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int = 0) -> None:
+    path = tmp_path / "bin" / "sbatch"
+    path.parent.mkdir()
+    path.write_text(SBATCH.format(queue=tmp_path / "queue", code=code))
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{path.parent}{os.pathsep}{os.environ['PATH']}")
+
+
+def submitted(tmp_path: Path) -> list[list[str]]:
+    return [line.split() for line in (tmp_path / "queue").read_text().splitlines()]
+
+
+def play(script: Path) -> None:
+    """All tasks of an array, the last one first."""
+    text = script.read_text()
+    last = int(re.findall(r"#SBATCH --array=0-(\d+)", text)[0])
+    command = text.splitlines()[-1]
+    for rank in reversed(range(last + 1)):
+        overrides = shlex.split(command.replace("$SLURM_ARRAY_TASK_ID", str(rank)))[3:]
+        config = compose("data", DataJob, overrides)
+        assert config.action == "run_task"
+        run_task(config.data.dir, config.task)
+
+
+def test_the_arrays_make_what_one_process_makes(
+    job: DataJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_sbatch(tmp_path, monkeypatch)
+    said: list[str] = []
+    assert prepare(job, said.append) is None
+    jobs = submitted(tmp_path)
+    assert "--dependency" not in " ".join(jobs[0])
+    for number, arguments in enumerate(jobs[1:], 1):
+        assert f"--dependency=afterok:{number}" in arguments
+    scripts = [Path(arguments[-1]) for arguments in jobs]
+    assert (scripts[0].stem, scripts[-1].stem) == ("read", "finish")
+    assert "#SBATCH --mem=8G" in scripts[0].read_text()
+    assert said[0] == "read: Slurm job 1, 2 tasks"
+    for script in scripts[:-1]:
+        play(script)
+    done = subprocess.run(  # one task as the shell of a node runs it
+        ["bash", scripts[-1]], env={**os.environ, "SLURM_ARRAY_TASK_ID": "0"}, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    local = dataclasses.replace(
+        job, data=dataclasses.replace(job.data, dir=str(tmp_path / "local")), executor=Executor()
+    )
+    prepare(local, silent)
+    assert digests(tmp_path / "data") == digests(tmp_path / "local")
+    assert prepare(job, silent) == Manifest.load(tmp_path / "data")  # up to date
+    assert len(submitted(tmp_path)) == len(jobs)
+
+
+def test_tasks_that_fail_are_named_with_their_logs(
+    job: DataJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_sbatch(tmp_path, monkeypatch, code=1)
+    waiting = dataclasses.replace(job, executor=dataclasses.replace(job.executor, wait=True))
+    with pytest.raises(ValueError, match=r"stage read: \d+ shards are not done: .*; see .*\.log"):
+        prepare(waiting, silent)
+
+
+def test_without_slurm_it_says_so(job: DataJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ValueError, match="no sbatch on the PATH.*set executor=local"):
+        prepare(job, silent)
+
+
+def test_a_task_needs_a_job_and_a_stage(job: DataJob, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no job was submitted"):
+        run_task(str(tmp_path), job.task)
+    with pytest.raises(ValueError, match="task.rank=2: must be from 0 to task.world_size=2 - 1"):
+        compose("data", DataJob, ["action=run_task", "task.rank=2", "task.world_size=2"])
+    with pytest.raises(ValueError, match="executor.workers=null.*set executor.workers=16"):
+        Executor(kind="slurm")
+
+
+def test_the_group_has_every_executor() -> None:
+    for kind in ("local", "slurm", "ray"):
+        assert compose("data", DataJob, [f"executor={kind}"]).executor.kind == kind
+
+
+def test_a_setting_of_another_executor_warns() -> None:
+    with pytest.warns(UserWarning, match="executor.address=auto: no effect"):
+        Executor(address="auto")
+    with pytest.warns(UserWarning, match="executor.sbatch, executor.wait: no effect"):
+        Executor(sbatch={"mem": "8G"})

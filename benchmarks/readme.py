@@ -10,6 +10,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.summary import tables
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -21,6 +23,7 @@ def filled(text: str) -> str:
         "results": quickstart_table(),
         "ops": ops_table(),
         "train": train_table(),
+        "gpu": gpu_tables(),
         "scaling": scaling_table(),
         "plan": plan("llama3_70b"),
         "plans": "\n\n".join(plan(name, trimmed=True) for name in ("long_context", "experts")),
@@ -124,6 +127,17 @@ def train_table() -> str:
         f"\n\nEach at its better layout (threads or ranks). Peers: {', '.join(peers)}. "
         f"From `{path.relative_to(ROOT)}`."
     )
+
+
+def gpu_tables() -> str:
+    """What `make gpu` measured, a block for each GPU."""
+    folders = sorted(path.parent for path in RESULTS.glob("*/parts.json"))
+    if not folders:
+        return (
+            "Not yet measured on a GPU: `make gpu` measures, and this part then shows its tables."
+        )
+    shown = (f"{tables(folder)}\n\nFrom `{folder.relative_to(ROOT)}`." for folder in folders)
+    return "\n\n".join(shown)
 
 
 def scaling_table() -> str:

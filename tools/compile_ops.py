@@ -349,12 +349,14 @@ def main() -> None:
     parser.add_argument("--strict", action="store_true", help="-Werror, compile only")
     parser.add_argument("--sanitize", action="store_true", help="AddressSanitizer and UBSan")
     parser.add_argument("--emulate", action="store_true", help="CUDA kernels on the emulator")
+    parser.add_argument("--only", choices=[library.name for library in LIBRARIES], help="one")
     options = parser.parse_args()
     place = "emulated" if options.emulate else ""
     flavour = "sanitize" if options.sanitize else ""
     inside = "-".join(filter(None, [place, flavour]))
     folder = ROOT / "build" / inside if inside else ROOT / "megafm"
-    for library in (EMULATED,) if options.emulate else LIBRARIES:
+    wanted = [library for library in LIBRARIES if options.only in (None, library.name)]
+    for library in (EMULATED,) if options.emulate else wanted:
         out = folder / library.file_name
         try:
             print(build(out, library, strict=options.strict, sanitize=options.sanitize))

@@ -70,6 +70,7 @@ def work(sizes: Sizes, size: int, mode: str) -> Work:
 OP = Op(
     name="adamw",
     shapes={"50M": {"tensors": 48, "rows": 1024, "dim": 1024}},
+    gpu={"268M": {"tensors": 16, "rows": 4096, "dim": 4096}},
     quick={"12K": {"tensors": 3, "rows": 64, "dim": 64}},
     inputs=inputs,
     ours=lambda parameters: ops.AdamW(parameters, **SETTINGS),

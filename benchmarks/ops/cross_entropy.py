@@ -50,6 +50,7 @@ OP = Op(
         "2048x32000": {"tokens": 2048, "vocab": 32000},
         "8192x4096": {"tokens": 8192, "vocab": 4096},
     },
+    gpu={"4096x128256": {"tokens": 4096, "vocab": 128256}},
     quick={"32x64": {"tokens": 32, "vocab": 64}},
     inputs=inputs,
     ours=ours,

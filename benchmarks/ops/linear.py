@@ -31,6 +31,7 @@ OP = Op(
         "2048x1024->2816": {"tokens": 2048, "dim": 1024, "out": 2816},
         "decode 8x1024->2816": {"tokens": 8, "dim": 1024, "out": 2816},
     },
+    gpu={"16384x2048->8192": {"tokens": 16384, "dim": 2048, "out": 8192}},
     quick={"32x16->24": {"tokens": 32, "dim": 16, "out": 24}},
     inputs=inputs,
     ours=ops.linear,

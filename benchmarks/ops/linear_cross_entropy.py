@@ -51,6 +51,7 @@ OP = Op(
         "4096x256->8192": {"tokens": 4096, "dim": 256, "vocab": 8192},
         "1024x512->32000": {"tokens": 1024, "dim": 512, "vocab": 32000},
     },
+    gpu={"8192x2048->128256": {"tokens": 8192, "dim": 2048, "vocab": 128256}},
     quick={"32x16->64": {"tokens": 32, "dim": 16, "vocab": 64}},
     inputs=inputs,
     ours=ours,

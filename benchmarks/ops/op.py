@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ Sizes = Mapping[str, int]
 Function = Callable[..., Any]
 Run = Callable[[], tuple[torch.Tensor, ...]]
 
-FORWARD, BOTH = "fwd", "fwd+bwd"
+FORWARD, BACKWARD, BOTH = "fwd", "bwd", "fwd+bwd"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -50,9 +50,15 @@ class Work:
 
 
 def autograd_runs(function: Function, inputs: Inputs) -> dict[str, Run]:
-    """Forward without autograd, and forward with backward, as closures over `inputs`."""
+    """Forward without autograd, backward of one graph that is kept, and both, over `inputs`."""
     leaves = [x.detach().requires_grad_() for x in inputs.leaves]
     cotangents: list[torch.Tensor] = []
+    graph: list[torch.Tensor] = []
+
+    def slopes(outputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        if not cotangents:
+            cotangents.extend(_cotangent(y) for y in outputs)
+        return cotangents
 
     def forward() -> tuple[torch.Tensor, ...]:
         with torch.no_grad():
@@ -60,11 +66,14 @@ def autograd_runs(function: Function, inputs: Inputs) -> dict[str, Run]:
 
     def both() -> tuple[torch.Tensor, ...]:
         outputs = _as_tuple(function(*leaves, *inputs.constants))
-        if not cotangents:
-            cotangents.extend(_cotangent(y) for y in outputs)
-        return (*outputs, *torch.autograd.grad(outputs, leaves, cotangents))
+        return (*outputs, *torch.autograd.grad(outputs, leaves, slopes(outputs)))
 
-    return {FORWARD: forward, BOTH: both}
+    def backward() -> tuple[torch.Tensor, ...]:
+        if not graph:
+            graph.extend(_as_tuple(function(*leaves, *inputs.constants)))
+        return torch.autograd.grad(graph, leaves, slopes(graph), retain_graph=True)
+
+    return {FORWARD: forward, BACKWARD: backward, BOTH: both}
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,8 @@ class Op:
     """
     Attributes:
         name: of the op in the registry, and of its result files.
-        shapes: name -> sizes; `quick` has one tiny one, for tests and a first look.
+        shapes: name -> sizes, on a CPU; `quick` has one tiny one, for tests and a first look.
+        gpu: the same on a GPU, with tensors of at least 256 MB where memory is the limit.
         inputs: (sizes, dtype, device) -> Inputs, always the same values.
         ours: calls megafm.ops on leaves and constants; the harness picks the backend.
         eager: name -> function: torch as its users write it.
@@ -86,6 +96,7 @@ class Op:
 
     name: str
     shapes: Mapping[str, Sizes]
+    gpu: Mapping[str, Sizes]
     quick: Mapping[str, Sizes]
     inputs: Callable[[Sizes, torch.dtype, torch.device], Inputs]
     ours: Function
@@ -98,15 +109,33 @@ class Op:
     modes: tuple[str, ...] = (FORWARD, BOTH)
     dtypes: tuple[str, ...] = tuple(DTYPES)
 
-    def modes_of(self, shape: str) -> tuple[str, ...]:
-        """The modes that are timed; decoding a token is inference and has no backward."""
-        return (FORWARD,) if shape.startswith("decode") else self.modes
+    def shapes_on(self, device: torch.device, quick: bool) -> Mapping[str, Sizes]:
+        if quick:
+            return self.quick
+        return self.gpu if device.type == "cuda" else self.shapes
+
+    def modes_of(self, shape: str, device: torch.device) -> tuple[str, ...]:
+        """The modes that are timed, the last of them checked too. Decoding a token is inference and
+        has no backward; a backward alone is timed on a GPU, where the graphs of all providers fit.
+        """
+        if shape.startswith("decode"):
+            return (FORWARD,)
+        if device.type == "cuda" and BOTH in self.modes:
+            return (FORWARD, BACKWARD, BOTH)
+        return self.modes
+
+    def work_of(self, sizes: Sizes, size: int, mode: str) -> Work:
+        """What a run of a mode has to do; a backward alone, what both have beyond the forward."""
+        if mode != BACKWARD:
+            return self.work(sizes, size, mode)
+        both, forward = self.work(sizes, size, BOTH), self.work(sizes, size, FORWARD)
+        return Work(both.bytes - forward.bytes, both.flops - forward.flops)
 
 
 def normal(*shape: int, dtype: torch.dtype, device: torch.device, seed: int = 0) -> torch.Tensor:
-    """Standard normal values, the same on every device and in every process."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator).to(device, dtype)
+    """Standard normal values, the same in every process on such a device."""
+    generator = torch.Generator(device).manual_seed(seed)
+    return torch.randn(*shape, generator=generator, device=device).to(dtype)
 
 
 def _as_tuple(outputs: Any) -> tuple[torch.Tensor, ...]:

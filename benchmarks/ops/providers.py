@@ -38,6 +38,8 @@ def providers(op: Op, device: torch.device, wanted: list[str]) -> list[Provider]
     """Ours first; only those whose name starts like one of `wanted`, unless that is empty."""
     found = [Provider(OURS, "ours", op.ours)]
     for name in backend_names(op.name):
+        if name == "reference" and device.type == "cuda":
+            continue  # the definition: its attention alone takes 70 GB at 16k tokens
         found.append(Provider(f"{OURS} {name}", "ours", op.ours, _choice(op.name, name)))
     found += [Provider(name, "eager", function) for name, function in op.eager.items()]
     for name in op.compiled:

@@ -79,6 +79,7 @@ OP = Op(
         "B1 H32 KV8 T2048 D128": sizes(1, 2048, 2048, heads=32, kv_heads=8, head_dim=128),
         "decode B8 H8 KV4 D64": sizes(8, 1, 512, heads=8, kv_heads=4, head_dim=64),
     },
+    gpu={"B4 H32 KV8 T8192 D128": sizes(4, 8192, 8192, heads=32, kv_heads=8, head_dim=128)},
     quick={"B1 H2 KV1 T8 D16": sizes(1, 8, 8, heads=2, kv_heads=1, head_dim=16)},
     inputs=inputs,
     ours=ops.apply_rope,

@@ -42,19 +42,22 @@ def run(job: BenchJob) -> None:
         total = sum(_num_cells(job, load(name), device) for name in names)
         task = progress.add_task("starting", total=total)
         for name in names:
-            result = measure(job, load(name), device, progress, task)
-            path = report.write(result, out / f"{name}_{slug(device)}.json")
+            path = out / f"{name}_{slug(device)}.json"
+            result = measure(job, load(name), device, path, progress, task)
+            report.write(result, path)
             figure.draw(result, path.with_suffix(".png"))
             report.show(result, console)
 
 
-def measure(job: BenchJob, op: Op, device: torch.device, progress: Progress, task: Any) -> dict:
-    """The result of one op, as its JSON file holds it."""
+def measure(
+    job: BenchJob, op: Op, device: torch.device, path: Path, progress: Progress, task: Any
+) -> dict:
+    """The result of one op, as its JSON file holds it; written there after every shape too."""
     result = (
         {"op": op.name, "clock": job.clock} | provenance(device) | {"ceilings": [], "cells": []}
     )
     result["auto"] = auto.described(op.name, device.type)
-    shapes = op.quick if job.quick else op.shapes
+    shapes = op.shapes_on(device, job.quick)
     for threads in _threads(job, device):
         with _workers(device, threads, job.clock) as workers:
             for dtype in _dtypes(job, op):
@@ -63,17 +66,19 @@ def measure(job: BenchJob, op: Op, device: torch.device, progress: Progress, tas
                 for shape, sizes in shapes.items():
                     case = {"shape": shape, "dtype": dtype}
                     states = _prepare(workers, op, case, job)
-                    for mode in op.modes_of(shape):
+                    for mode in op.modes_of(shape, device):
                         label = f"{op.name} {shape} {dtype} {threads} threads {mode}"
                         progress.update(task, description=label)
                         samples = _sample(workers, states, mode, job)
-                        work = op.work(sizes, DTYPES[dtype].itemsize, mode)
+                        work = op.work_of(sizes, DTYPES[dtype].itemsize, mode)
                         cell = case | {"threads": threads, "mode": mode, "sizes": dict(sizes)}
                         cell |= {"bytes": work.bytes, "flops": work.flops}
                         cell["providers"] = _statistics(samples, states)
                         result["cells"].append(cell)
                         progress.advance(task)
-    result["memory"] = memory.measure(job.quick) if op.name == memory.OP else None
+                    report.write(result, path)
+    on_cpu = op.name == memory.OP and device.type == "cpu"
+    result["memory"] = memory.measure(job.quick) if on_cpu else None
     result["bars"] = report.verdicts(result)
     return result
 
@@ -177,15 +182,16 @@ def _num_cases(job: BenchJob, op: Op, device: torch.device) -> int:
 
 
 def _num_cells(job: BenchJob, op: Op, device: torch.device) -> int:
-    shapes = op.quick if job.quick else op.shapes
-    return _num_cases(job, op, device) * sum(len(op.modes_of(shape)) for shape in shapes)
+    shapes = op.shapes_on(device, job.quick)
+    num_modes = sum(len(op.modes_of(shape, device)) for shape in shapes)
+    return _num_cases(job, op, device) * num_modes
 
 
 def _estimate(job: BenchJob, names: tuple[str, ...], device: torch.device) -> float:
     """Minutes."""
     seconds = 0.0
     for op in map(load, names):
-        shapes = op.quick if job.quick else op.shapes
+        shapes = op.shapes_on(device, job.quick)
         seconds += _num_cases(job, op, device) * len(shapes) * PREPARE_SECONDS
         seconds += 0.0 if job.quick else _num_cells(job, op, device) * job.seconds
     return seconds / 60

@@ -40,6 +40,7 @@ OP = Op(
         "8192x688": {"rows": 8192, "dim": 688},
         "2048x2752": {"rows": 2048, "dim": 2752},
     },
+    gpu={"16384x8192": {"rows": 16384, "dim": 8192}},
     quick={"64x24": {"rows": 64, "dim": 24}},
     inputs=inputs,
     ours=ops.swiglu,

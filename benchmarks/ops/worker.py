@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 
 import torch
+import torch._functorch.config
 
 from benchmarks import worker
 from benchmarks.ops import load
@@ -27,6 +28,8 @@ class Bench:
         self.device = torch.device(os.environ["BENCH_DEVICE"])
         if self.device.type == "cpu":
             torch.set_num_threads(int(os.environ["BENCH_THREADS"]))
+        # A graph whose backward is timed alone is gone through again and again.
+        torch._functorch.config.donated_buffer = False
         self.seconds = timer(self.device)
         self.random = random.Random(0)
         self.ready: dict[str, tuple[Provider, Mapping[str, Run]]] = {}
@@ -45,21 +48,22 @@ class Bench:
             or what it raised.
         """
         definition = load(op)
-        sizes = (definition.quick if quick else definition.shapes)[shape]
+        sizes = definition.shapes_on(self.device, quick)[shape]
         if "torch._dynamo" in sys.modules:
             torch._dynamo.reset()  # it gives up on a function that has seen many shapes
         self.ready, self.repeats = {}, {}
         inputs = definition.inputs(sizes, DTYPES[dtype], self.device)
-        truth = self._truth(definition, inputs) if check else None
+        modes = definition.modes_of(shape, self.device)
+        truth = self._truth(definition, inputs, modes[-1]) if check else None
         states: dict[str, dict[str, str | None]] = {}
         for provider in providers(definition, self.device, wanted):
             error = None
             try:
                 with provider.context():
                     runs = definition.runs(provider.function, inputs)
-                    results = [run() for run in runs.values()]
+                    *_, result = (runs[mode]() for mode in modes)
                 if truth is not None:
-                    error = difference(results[-1], truth, TOLERANCE[dtype])
+                    error = difference(result, truth, TOLERANCE[dtype])
             except Exception as caught:  # whatever a library raises: the others go on
                 error = f"{type(caught).__name__}: {str(caught).partition(chr(10))[0]}"
             if error is None:
@@ -67,9 +71,8 @@ class Bench:
             states[provider.name] = {"kind": provider.kind, "error": error}
         return states
 
-    def _truth(self, op: Op, inputs: Inputs) -> list[torch.Tensor]:
-        *_, last = op.runs(op.exact, inputs.doubled()).values()
-        return list(last())
+    def _truth(self, op: Op, inputs: Inputs, mode: str) -> list[torch.Tensor]:
+        return list(op.runs(op.exact, inputs.doubled())[mode]())
 
     def round(self, mode: str, names: list[str]) -> dict[str, float]:
         """Seconds of one run of each named provider, taken in random order."""

@@ -54,6 +54,8 @@ class PlainDecoder(nn.Module):
         angles = torch.outer(torch.arange(seq_len), config.rope_base**-pairs)
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
+        if config.tie_embeddings:
+            self.head.weight = self.embedding.weight
         for parameter in self.parameters():
             if parameter.ndim == 2:
                 nn.init.normal_(parameter, std=config.init_std)

@@ -84,10 +84,11 @@ class CheckpointInfo:
 
 @functools.cache
 def git_commit() -> str | None:
-    """The commit of this checkout, with `+dirty` for local changes; None outside a checkout."""
+    """The commit of this checkout, with `+dirty` for local changes; outside a checkout what
+    MEGAFM_COMMIT says, or None."""
     root = Path(__file__).parent.parent.parent
     if not (root / ".git").exists():
-        return None
+        return os.environ.get("MEGAFM_COMMIT")
 
     def git(*arguments: str) -> Any:
         command = ["git", "-C", str(root), *arguments]

@@ -12,7 +12,17 @@ from rich.console import Console
 
 from benchmarks.ops import OPS, load, report
 from benchmarks.ops.bars import BARS, bar_of
-from benchmarks.ops.op import BOTH, DTYPES, FORWARD, Inputs, Op, Work, autograd_runs, normal
+from benchmarks.ops.op import (
+    BACKWARD,
+    BOTH,
+    DTYPES,
+    FORWARD,
+    Inputs,
+    Op,
+    Work,
+    autograd_runs,
+    normal,
+)
 from benchmarks.ops.run import quantiles, run
 from benchmarks.ops.worker import TOLERANCE, Bench, difference
 from megafm.bench import BenchJob, choose, import_suite
@@ -86,6 +96,7 @@ def test_a_wrong_or_failing_provider_is_marked_and_not_timed(
     double = Op(
         name="double",
         shapes=sizes,
+        gpu=sizes,
         quick=sizes,
         inputs=lambda sizes, dtype, device: Inputs(
             (normal(sizes["rows"], dtype=dtype, device=device),)
@@ -122,6 +133,36 @@ def test_the_check_sees_a_wrong_gradient() -> None:
     wrong = autograd_runs(Halved.apply, inputs)[BOTH]()
     assert difference(right, truth, TOLERANCE["fp32"]) is None
     assert "value 1" in (difference(wrong, truth, TOLERANCE["fp32"]) or "")
+
+
+def test_a_backward_alone_is_that_of_both_on_every_call() -> None:
+    inputs = Inputs((normal(8, dtype=torch.float32, device=CPU),))
+    runs = autograd_runs(lambda x: x.sin(), inputs)
+    (gradient,) = runs[BACKWARD]()
+    assert torch.equal(gradient, runs[BACKWARD]()[0]) and torch.equal(gradient, runs[BOTH]()[1])
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_a_gpu_has_shapes_of_its_own_and_the_backward_alone(name: str) -> None:
+    definition, gpu = load(name), torch.device("cuda")
+    for shape, sizes in definition.shapes_on(gpu, quick=False).items():
+        modes = definition.modes_of(shape, gpu)
+        assert modes in {(FORWARD, BACKWARD, BOTH), ("step",)}
+        work = {mode: definition.work_of(sizes, 2, mode) for mode in modes}
+        assert all(w.bytes > 0 for w in work.values())
+        if BACKWARD in modes:
+            assert work[BACKWARD].flops == work[BOTH].flops - work[FORWARD].flops
+        memory_bound = not any(w.flops for w in work.values())
+        assert not memory_bound or max(w.bytes for w in work.values()) > 256 << 20
+
+
+def test_rms_norm_with_a_residual_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    definition = load("rms_norm")
+    monkeypatch.setitem(definition.quick, "sum", {"rows": 8, "dim": 32, "residual": 1})
+    states = make_bench(monkeypatch).prepare(
+        "rms_norm", "sum", "fp32", quick=True, wanted=["megafm", "F.rms"], check=True
+    )
+    assert states["megafm"]["error"] is None and states["F.rms_norm"]["error"] is None
 
 
 def test_quantiles() -> None:

@@ -83,7 +83,8 @@ class _Stopgap(TorchDispatchMode):
             if func is c10d.all_to_all_single.default:
                 return _from_equal_ranks(*args)
         elif func is aten._local_scalar_dense.default and isinstance(tensors[0], FakeTensor):
-            return False if tensors[0].dtype == torch.bool else 1
+            dtype = tensors[0].dtype
+            return False if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
         return func(*args, **kwargs)
 
 

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Shard
 from torch.nn.parallel import DistributedDataParallel
 
 from megafm.parallel.mesh import ParallelConfig, gathers_for_backward, sharding_ranks
@@ -65,15 +66,26 @@ def shard(
     reduce_dtype = torch.promote_types(param_dtype, torch.float32)
     # Autocast rounds what goes into a matmul; inputs as such stay (the rotary tables: fp32).
     policy = MixedPrecisionPolicy(param_dtype, reduce_dtype, cast_forward_inputs=False)
+    num_ranks = mesh.shape[-1]
     options: dict[str, Any] = {
         "mesh": mesh,
         "reshard_after_forward": gathers_for_backward(parallel),
+        "shard_placement_fn": lambda parameter: Shard(_cut_dim(parameter, num_ranks)),
         "mp_policy": policy,
     }
     for module in modules:
         sharded = fully_shard(module, **options)
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)
+
+
+def _cut_dim(parameter: nn.Parameter, num_ranks: int) -> int:
+    """The dimension that FSDP2 cuts: rows, as many as there are (the last ranks may get none); of
+    the matrices of experts whole ones if each rank gets as many, else the same part of each."""
+    shape = (parameter.to_local() if isinstance(parameter, DTensor) else parameter).shape
+    if len(shape) < 3:
+        return 0
+    return next((dim for dim, size in enumerate(shape) if size % num_ranks == 0), 0)
 
 
 def set_gradient_sync(wrapped: nn.Module, enabled: bool) -> None:

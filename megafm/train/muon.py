@@ -14,9 +14,11 @@ import math
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from megafm import ops
+from megafm.parallel.collectives import exchange_rows
 
 # Jordan's quintic a x + b x^3 + c x^5: five rounds take singular values to 0.68 ... 1.14.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -26,9 +28,9 @@ ROUNDS = 5
 class Muon(ops.AdamW):
     """Muon for the groups with `momentum` above 0, AdamW for the others.
 
-    A sharded matrix is gathered, orthogonalised by every rank and cut again (experts, a matrix
-    each, stay where they are): a layout changes no update. What a rank holds between steps stays
-    sharded.
+    A sharded matrix is gathered, orthogonalised by every rank and cut again. Experts, a matrix
+    each, stay where they are; of those in parts each rank takes some, and gives the parts back. A
+    layout changes no update. What a rank holds between steps stays sharded.
 
     Args:
         params: groups; those with `momentum` hold matrices, or stacks of them, alone.
@@ -108,10 +110,28 @@ def _by_matrix(tensor: torch.Tensor) -> torch.Tensor:
     if not isinstance(tensor, DTensor):
         return orthogonalized(tensor)
     mesh, placements = tensor.device_mesh, tensor.placements
-    if tensor.ndim > 2 and all(getattr(placed, "dim", 0) == 0 for placed in placements):
-        update = orthogonalized(tensor.to_local())  # a rank's matrices are whole
-        return DTensor.from_local(
-            update, mesh, placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
-        )
-    update = orthogonalized(tensor.full_tensor())
-    return distribute_tensor(update, mesh, placements, src_data_rank=None)
+    if tensor.ndim == 2:
+        update = orthogonalized(tensor.full_tensor())
+        return distribute_tensor(update, mesh, placements, src_data_rank=None)
+    update = tensor.to_local()
+    dims = [getattr(placed, "dim", 0) for placed in placements]
+    if any(dims):  # a part of each
+        axis = dims.index(max(dims))
+        update = _orthogonalized_parts(update, dims[axis], mesh.get_group(axis))
+    else:  # a rank's matrices are whole
+        update = orthogonalized(update)
+    return DTensor.from_local(
+        update, mesh, placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
+    )
+
+
+def _orthogonalized_parts(parts: torch.Tensor, dim: int, group: dist.ProcessGroup) -> torch.Tensor:
+    """`orthogonalized` for experts of which each rank of `group` has a part along `dim`: each takes
+    some of them, whole, and gives the parts back."""
+    rank, size = group.rank(), group.size()
+    rounds, more = divmod(len(parts), size)
+    taken = [rounds + (i < more) for i in range(size)]  # of the experts, by each rank
+    arrived = exchange_rows(parts, [taken[rank]] * size, taken, group)
+    whole = torch.cat(arrived.chunk(size) if taken[rank] else [arrived] * size, dim)
+    update = torch.cat(orthogonalized(whole).chunk(size, dim))
+    return exchange_rows(update, taken, [taken[rank]] * size, group)

@@ -24,7 +24,7 @@ from megafm.parallel.pipeline import MicroBatch, Pipeline
 from megafm.train.assemble import Assembly, assemble
 from megafm.train.config import OptimConfig
 from megafm.train.optimizer import clip_grad_norm
-from tests.parallel.layouts import LAYOUTS, by_world_size
+from tests.parallel.layouts import LAYOUTS, by_world_size, world_size
 from tests.ranks import RankPool
 
 NUM_ROWS, SEQ_LEN = 4, 16

@@ -41,7 +41,7 @@ JOBS = {
     "fsdp2": TrainJob(model=dataclasses.replace(MODEL, tie_embeddings=False), train=PLAIN),
     "tp2": TrainJob(model=dataclasses.replace(MODEL, qk_norm=True), train=PLAIN),
     "pp2": TrainJob(model=MODEL, train=PLAIN),
-    "pp2_fsdp2": TrainJob(model=MODEL, train=RECOMPUTED),
+    "pp2_fsdp2_ep2": TrainJob(model=MOE, train=RECOMPUTED),
     "cp2": TrainJob(model=MODEL, train=RECOMPUTED),
     "hsdp2_cp2": TrainJob(model=MODEL, train=PLAIN),
     "zero2_tp2": TrainJob(model=MODEL, train=RECOMPUTED),
@@ -126,3 +126,13 @@ def test_a_rank_of_a_large_world_is_set_up_quickly() -> None:
     }
     for state in ("parameters", "optimizer"):
         assert first.most[state] >= last.most[state] > 0
+
+
+def test_experts_that_are_fewer_than_their_ranks_are_shared_evenly() -> None:
+    parallel = ParallelConfig(dp_replicate=1, dp_shard=16, ep=2)  # 3 experts for 8 ranks
+    job = TrainJob(model=MOE, train=dataclasses.replace(PLAIN, global_batch_size=32))
+    first, last = (
+        dry_run(job, parallel, rank, 16, device=CPU, precision=torch.float32) for rank in (0, 15)
+    )
+    row = 8 * MODEL.dim  # of a router, which the first ranks alone have
+    assert first.most["optimizer"] - last.most["optimizer"] == 2 * row

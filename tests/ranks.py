@@ -1,4 +1,5 @@
-"""A pool of spawned ranks that lives as long as the test session: torch is imported once in each.
+"""A pool of ranks that lives as long as the test session, forked from a process that has imported
+torch: a rank of its own import would take seconds to start. They share a seed of hashes.
 
 `pool.run(function, world_size, *arguments)` calls `function(*arguments)` on every rank of a fresh
 gloo world and returns the results in rank order. Functions travel by name, so they stand at the
@@ -17,6 +18,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 TIMEOUT_S = 300
+PROCESSES = mp.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["torch.distributed.pipelining", "megafm.train.loop"])
 
 
 class RankPool:
@@ -51,8 +54,8 @@ class RankPool:
 
 
 def _start() -> tuple[Any, Connection]:
-    ours, theirs = mp.get_context("spawn").Pipe()
-    process = mp.get_context("spawn").Process(target=_serve, args=(theirs,), daemon=True)
+    ours, theirs = PROCESSES.Pipe()
+    process = PROCESSES.Process(target=_serve, args=(theirs,), daemon=True)
     process.start()
     return process, ours
 

@@ -76,21 +76,24 @@ def describe(part: Step | Signal | Rule) -> str:
 
 
 CODE = frozenset(
-    {"c", "cc", "cpp", "cs", "css", "cu", "cuh", "go", "h", "hpp", "hs", "html", "ipynb", "java"}
+    {"c", "cc", "cpp", "cs", "css", "cu", "cuh", "go", "h", "hpp", "hs", "ipynb", "java"}
     | {"js", "jsx", "kt", "lua", "m", "php", "pl", "ps1", "py", "pyi", "r", "rb", "rs", "scala"}
     | {"sh", "sql", "swift", "tex", "ts", "tsx", "vue", "xml"}
 )
-TABLE = frozenset({"csv", "db", "jsonl", "parquet", "sqlite", "tsv"})
 
 
 def domain(document: Document) -> str:
-    """What kind of text it is: as `metadata["domain"]` says (web, books, ...), else code or table
-    by the suffix of its path, else text."""
+    """What kind of text it is: as `metadata["domain"]` says (web, table, books, ...), else code by
+    the suffix of its path, else text.
+
+    The suffix of a URL names what made the page, that of a file of records what holds the text:
+    neither says what the text is.
+    """
     stated = document.metadata.get("domain")
     if stated:
         return str(stated)
     suffix = PurePosixPath(document.path).suffix.lower().removeprefix(".")
-    return "code" if suffix in CODE else "table" if suffix in TABLE else "text"
+    return "code" if suffix in CODE and "://" not in document.path else "text"
 
 
 def changed(document: Document, text: str, version: str, counts: Mapping[str, int]) -> Document:

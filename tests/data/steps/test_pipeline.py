@@ -96,8 +96,9 @@ def test_each_group_builds(group):
     ("path", "metadata", "expected"),
     [
         ("a/b.PY", {}, "code"),
-        ("a.csv", {}, "table"),
-        ("https://example.org/", {}, "text"),
+        ("crawl.jsonl", {}, "text"),  # of each of its records
+        ("https://example.org/index.php", {}, "text"),
+        ("a.csv", {"domain": "table"}, "table"),
         ("a.py", {"domain": "books"}, "books"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from megafm.data.document import Document, Drop
@@ -224,7 +226,8 @@ def test_lines_of_a_whole_site_go_and_page_numbers_are_no_difference():
 
 
 def test_rows_of_tables_do_not_look_alike():
-    rows = pages("x,1{0}\ny,2{0}", 9, "t/{}.csv")
+    table = {"domain": "table"}
+    rows = [replace(one, metadata=table) for one in pages("x,1{0}\ny,2{0}", 9, "t/{}.csv")]
     assert RepeatedLines(3).clean(rows) == rows
     prose = pages("x,1{}\nand more", 9, "t/{}.txt")
     assert all("x,1" not in one.text for one in RepeatedLines(3).clean(prose))

@@ -15,14 +15,20 @@ from tests.data.helpers import document
 RUN = " ".join(f"run{i}" for i in range(50))
 
 
-def texts(step: RepeatedRuns, *given: str) -> list[str | None]:
+def texts(step: RepeatedRuns, *given: str) -> list[str]:
+    """What is left of each, or the reason why nothing is."""
     left = step.clean([document(f"{i}.txt", text) for i, text in enumerate(given)])
-    return [None if isinstance(one, Drop) else one.text for one in left]
+    return [one.reason if isinstance(one, Drop) else one.text for one in left]
 
 
 def test_a_run_of_fifty_words_stays_once():
     one, two, short = f"first {RUN} end", f"second\n{RUN}\tlast of it", RUN.rpartition(" ")[0]
-    assert texts(RepeatedRuns(), one, two, short, RUN) == [one, "second\nlast of it", short, None]
+    assert texts(RepeatedRuns(), one, two, short, RUN) == [
+        one,
+        "second\nlast of it",
+        short,
+        "repeated",
+    ]
 
 
 def test_inside_a_document_too():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -10,6 +11,7 @@ from megafm.config import compose
 from megafm.data.config import DataJob, Steps
 from megafm.data.document import Document, Drop
 from megafm.data.steps import build, domain, registry
+from megafm.data.steps.copies import RepeatedRuns, SimHash
 from tests.data.helpers import document
 
 HERE = "tests.data.steps.test_pipeline"
@@ -87,9 +89,16 @@ def test_names_are_versions_and_no_two_are_the_same():
         assert registry.SIGNALS[rule.signal.version] is rule.signal
 
 
-@pytest.mark.parametrize("group", ["none", "web"])
+@pytest.mark.parametrize("group", ["none", "web", "code", "prose", "mixed"])
 def test_each_group_builds(group):
     build(compose("data", DataJob, [f"steps={group}"]).steps)
+
+
+def test_each_reason_is_reached_in_a_test():
+    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    parts = [*registry.STEPS.values(), *registry.RULES.values(), RepeatedRuns, SimHash]
+    reasons = {reason for part in parts for reason in part.reasons}
+    assert {reason for reason in reasons if f'"{reason}"' not in tests} == set()
 
 
 @pytest.mark.parametrize(

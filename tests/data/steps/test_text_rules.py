@@ -91,6 +91,9 @@ def test_gopher_lines_and_paragraphs(text, expected):
         ("a b c d e f " + "x" * 34 + " a b c d e f", None),
         # Six of five letters: 30 / 134 above; the top 4-gram has 40.
         ("aaaaa bbbbb ccccc ddddd eeeee fffff " * 2 + "x" * 62, "gopher_top_gram"),
+        # Ten of five letters: the top 4-gram has 40 of 319, again are 50 of 319, above 0.15.
+        (f"{words(10)} {'x' * 200} {words(10)}", "gopher_duplicate_grams"),
+        (f"{words(10)} {'x' * 400} {words(10)}", None),  # 50 of 519: not above 0.1 for ten words
     ],
 )
 def test_gopher_grams(text, expected):

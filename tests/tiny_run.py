@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from megafm.checkpoint import CheckpointInfo, save_model
 from megafm.config import to_dict
 from megafm.data import Manifest, tokenize
 from megafm.data.document import Document, write_documents
-from megafm.data.manifest import SourceSummary, SplitSummary
+from megafm.data.manifest import FileSummary, SourceSummary, SplitSummary
 from megafm.model import ModelConfig, build
 from megafm.tokenizer import train
 
@@ -22,16 +23,21 @@ VALIDATION = ["def g(y):\n    return y\n", "\u00e9t\u00e9 = 1\n", "x = [1, 2]\n"
 
 def write_data(folder: Path, validation: list[str], snapshot_id: str = "a" * 64) -> Manifest:
     """A data folder of documents and manifest, not tokenized yet."""
-    summaries = {}
+    summaries, files = {}, {}
     for split, texts in {"train": TRAIN, "validation": validation}.items():
         documents = [
             Document(f"{split}/{i}", text, "files", f"{i}.py", "MIT")
             for i, text in enumerate(texts)
         ]
         write_documents(folder, split, documents)
-        summaries[split] = SplitSummary(len(texts), sum(d.num_bytes for d in documents))
+        hashed = hashlib.sha256("".join(texts).encode()).hexdigest()
+        size = sum(document.num_bytes for document in documents)
+        files[f"{split}/00000"] = FileSummary(hashed, len(texts), size)
+        summaries[split] = SplitSummary(len(texts), size)
     sources = (SourceSummary("package", "p<1>", "1", "MIT", 5, 900),)
-    manifest = Manifest("tests", snapshot_id, "", (), summaries, sources, {"near_duplicate": 3}, {})
+    manifest = Manifest(
+        "tests", snapshot_id, "", (), summaries, sources, {"near_duplicate": 3}, {}, files
+    )
     manifest.save(folder)
     return manifest
 

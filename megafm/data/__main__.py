@@ -5,7 +5,8 @@ from __future__ import annotations
 from megafm.config import job
 from megafm.data.config import DataJob
 from megafm.data.inspection import inspect
-from megafm.data.prepare import prepare, run_task
+from megafm.data.prepare import prepare
+from megafm.data.tasks import run_task
 from megafm.data.tokenization import tokenize
 from megafm.tokenizer import Tokenizer
 
@@ -15,7 +16,7 @@ def main(config: DataJob) -> None:
     if config.action == "prepare":
         prepare(config)
     elif config.action == "tokenize":
-        tokenize(config.data.dir, Tokenizer.load(config.tokenizer.dir))
+        tokenize(config.data.dir, Tokenizer.load(config.tokenizer.dir), executor=config.executor)
     elif config.action == "run_task":
         run_task(config.data.dir, config.task)
     else:

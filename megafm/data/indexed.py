@@ -9,6 +9,7 @@ Source: megatron/core/datasets/indexed_dataset.py of NVIDIA/Megatron-LM.
 
 from __future__ import annotations
 
+import shutil
 import struct
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -154,12 +155,51 @@ class IndexedDatasetWriter:
         self._files.__exit__(kind, error, traceback)
 
     def _write_index(self) -> None:
-        code = next(code for code, dtype in _DTYPES.items() if dtype == self.dtype)
         lengths = np.array(self._lengths, "<i4")
         ends = np.cumsum(lengths, dtype="<i8") * self.dtype.itemsize
         pointers = np.concatenate((np.zeros(1, "<i8"), ends))[: len(lengths)].astype("<i8")
         counts = len(lengths), len(self._document_indices)
-        self._idx.write(_HEADER.pack(MAGIC, VERSION, code, *counts))
+        self._idx.write(_HEADER.pack(MAGIC, VERSION, _code(self.dtype), *counts))
         self._idx.write(lengths.tobytes())
         self._idx.write(pointers.tobytes())
         self._idx.write(np.array(self._document_indices, "<i8").tobytes())
+
+
+def merge(prefix: str | Path, parts: Sequence[str | Path]) -> int:
+    """Write one shard of all documents of the parts, in their order; returns its tokens.
+
+    Memory: the index of one part.
+
+    Raises:
+        ValueError: a part is missing, cut off or of another dtype.
+    """
+    shards = [IndexedDataset(part) for part in parts]
+    dtypes = {shard.dtype for shard in shards}
+    if len(dtypes) > 1:
+        raise ValueError(f"{prefix}: its parts have token types {', '.join(map(str, dtypes))}")
+    num_sequences = sum(map(len, shards))
+    num_tokens = sum(shard.num_tokens for shard in shards)
+    num_documents = sum(len(shard.document_indices) - 1 for shard in shards)
+    bin_path, idx_path = shard_paths(prefix)
+    with atomic_open(idx_path) as idx, atomic_open(bin_path) as tokens:
+        for shard in shards:
+            with shard.bin_path.open("rb") as part:
+                shutil.copyfileobj(part, tokens, 16 << 20)
+        counts = num_sequences, num_documents + 1
+        idx.write(_HEADER.pack(MAGIC, VERSION, _code(shards[0].dtype), *counts))
+        for shard in shards:
+            idx.write(shard.lengths.tobytes())
+        offset = 0
+        for shard in shards:
+            idx.write((shard.pointers + offset).tobytes())
+            offset += shard.num_tokens * shard.dtype.itemsize
+        sequence = 0
+        for shard in shards:
+            idx.write((shard.document_indices[:-1] + sequence).tobytes())
+            sequence += len(shard)
+        idx.write(np.array([sequence], "<i8").tobytes())
+    return num_tokens
+
+
+def _code(dtype: np.dtype) -> int:
+    return next(code for code, known in _DTYPES.items() if known == dtype)

@@ -26,6 +26,15 @@ class SplitSummary:
 
 
 @dataclass(frozen=True)
+class FileSummary:
+    """A shard of documents: the sha256 of its lines, uncompressed."""
+
+    sha256: str
+    documents: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class SourceSummary:
     """One row of the data table: what was kept of one package, or else of one kind of source."""
 
@@ -41,8 +50,8 @@ class SourceSummary:
 class Manifest:
     """`inputs_hash` says what the folder was made from (sizes and times of files, settings):
     when it is unchanged there is nothing to do. `snapshot_id` says what it holds, and is the
-    same on every machine with the same documents. `files` has the sha256 of the lines of each shard
-    of documents."""
+    same on every machine with the same documents. `files` has the shards of documents,
+    SPLIT/NUMBER, in order."""
 
     corpus: str
     snapshot_id: str
@@ -52,7 +61,7 @@ class Manifest:
     sources: tuple[SourceSummary, ...]
     dropped: dict[str, int]
     skipped_packages: dict[str, str]
-    files: dict[str, str] = field(default_factory=dict)
+    files: dict[str, FileSummary] = field(default_factory=dict)
     tokenizer_hash: str | None = None
     format_version: int = FORMAT_VERSION
 

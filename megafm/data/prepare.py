@@ -10,22 +10,27 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from megafm.config import from_dict, to_dict
 from megafm.data import executors, inputs, near_duplicates, sources, split, steps
-from megafm.data.config import DataJob, Task
+from megafm.data.config import DataJob
 from megafm.data.document import SPLITS, documents_folder
 from megafm.data.executors import slurm
 from megafm.data.indexed import shard_paths
 from megafm.data.inputs import Inputs
 from megafm.data.lines import find_shard
-from megafm.data.manifest import FILE_NAME, Manifest, SplitSummary, manifest_path, snapshot_id
-from megafm.data.stages import pipeline, stages_folder
+from megafm.data.manifest import (
+    FILE_NAME,
+    FileSummary,
+    Manifest,
+    SplitSummary,
+    manifest_path,
+    snapshot_id,
+)
+from megafm.data.stages import pipeline, shuffle
 from megafm.data.stages.cleaning import dropped, reasons
-from megafm.data.stages.stage import Stage, clean_up
+from megafm.data.stages.stage import Stage, clean_up, stages_folder
 from megafm.data.stages.summary import Summary, merge
-from megafm.files import publish, staging, write_text
-
-JOB_FILE = "job.json"  # of the Slurm tasks
+from megafm.data.stages.tokens import unit_shard
+from megafm.files import publish, staging
 
 
 def prepare(job: DataJob, say: Callable[[str], None] = print) -> Manifest | None:
@@ -47,13 +52,11 @@ def prepare(job: DataJob, say: Callable[[str], None] = print) -> Manifest | None
         say(f"{folder}: up to date, {_describe(before)}")
         return before
 
-    root = stages_folder(folder)
-    inputs.save(listed, root)
+    inputs.save(listed, stages_folder(folder))
     stages = pipeline(job)
     clean_up(stages)
     if job.executor.kind == "slurm":
-        write_text(root / JOB_FILE, json.dumps(to_dict(job)) + "\n")
-        slurm.submit(folder, root, stages, job.executor, say)
+        slurm.submit(job, stages, say)
         if not job.executor.wait:
             return None
         manifest = Manifest.load(folder)
@@ -62,25 +65,6 @@ def prepare(job: DataJob, say: Callable[[str], None] = print) -> Manifest | None
         manifest = finish(job)
     say(f"{folder}: {_describe(manifest)}; left out{reasons(manifest.dropped)}")
     return manifest
-
-
-def run_task(data_dir: str, task: Task) -> None:
-    """One task of a stage, or the end of the job, with the settings that were submitted.
-
-    Raises:
-        ValueError: nothing was submitted, there is no such stage, or a shard failed.
-    """
-    path = stages_folder(data_dir) / JOB_FILE
-    if not path.is_file():
-        raise ValueError(f"data.dir={data_dir}: no job was submitted; set executor=slurm")
-    job = from_dict(DataJob, json.loads(path.read_text(encoding="utf-8")))
-    if task.stage == slurm.FINISH:
-        finish(job)
-        return
-    stages = {stage.name: stage for stage in pipeline(job)}
-    if task.stage not in stages:
-        raise ValueError(f"task.stage={task.stage}: set one of {', '.join(stages)}")
-    executors.run_task(stages[task.stage], task.rank, task.world_size, job.executor.retries)
 
 
 def finish(job: DataJob) -> Manifest:
@@ -110,22 +94,26 @@ def _manifest(job: DataJob, stages: tuple[Stage, ...]) -> Manifest:
         sources=everything.sources(),
         dropped=dict(sorted(left_out.items())),
         skipped_packages=listed.skipped_packages,
-        files={_place(name): summary.lines_hash for name, summary in gathered.items()},
+        files={
+            unit_shard(name): FileSummary(
+                summary.lines_hash, summary.num_documents, summary.num_bytes
+            )
+            for name, summary in gathered.items()
+        },
     )
 
 
 def _publish(folder: str, manifest: Manifest, gather: Stage) -> Manifest:
     """Replace the folder's contents once all of the new ones are on the disk."""
     before = _existing(folder)
-    same = before is not None and before.snapshot_id == manifest.snapshot_id
+    same = before is not None and before.files == manifest.files
     if same and before is not None and before.tokenizer_hash is not None:
         manifest = manifest.with_tokens(before.tokens, before.tokenizer_hash)
     with staging(folder) as stage:
         for output in gather.outputs():
             made = find_shard(output.folder, "documents")
-            place = (
-                stage / "documents" / (_place(output.name) + made.name.removeprefix("documents"))
-            )
+            suffix = made.name.removeprefix("documents")
+            place = stage / "documents" / f"{unit_shard(output.name)}{suffix}"
             place.parent.mkdir(parents=True, exist_ok=True)
             _link(made, place)
         manifest.save(stage)
@@ -138,11 +126,6 @@ def _publish(folder: str, manifest: Manifest, gather: Stage) -> Manifest:
             shutil.rmtree(documents_folder(folder, name), ignore_errors=True)
         publish(stage, folder, last=FILE_NAME)
     return manifest
-
-
-def _place(unit: str) -> str:
-    """The shard of a split that a unit of `gather` becomes: train/00000."""
-    return unit.replace("-", "/")
 
 
 def _link(made: Path, place: Path) -> None:
@@ -160,11 +143,12 @@ def _rules(job: DataJob) -> tuple[str, ...]:
         *steps.pipeline(job.source, job.steps).versions,
         f"{near_duplicates.VERSION} {job.near_duplicates}",
         f"{split.VERSION} {job.split}",
+        f"{shuffle.VERSION} {job.shuffle}",
     )
 
 
 def _inputs_hash(listed: Inputs, job: DataJob) -> str:
-    made_from = [_rules(job), str(job.shuffle), listed.corpus, [run.key for run in listed.runs]]
+    made_from = [_rules(job), listed.corpus, [run.key for run in listed.runs]]
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
 
 

@@ -2,45 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import Progress
-
-from megafm.data.document import SPLITS, Document, read_documents
-from megafm.data.indexed import IndexedDataset, IndexedDatasetWriter, token_dtype
+from megafm.data import executors
+from megafm.data.config import DataJob, Executor
+from megafm.data.document import SPLITS
+from megafm.data.executors import slurm
+from megafm.data.indexed import IndexedDataset, merge
 from megafm.data.manifest import FILE_NAME, Manifest
+from megafm.data.stages.stage import clean_up, stages_folder
+from megafm.data.stages.tokens import Tokenize
 from megafm.files import publish, staging
+from megafm.paths import DataDir
 from megafm.tokenizer import Tokenizer
 
-BATCH_BYTES = 4_000_000
 
-
-def tokenize(data_dir: str, tokenizer: Tokenizer, say: Callable[[str], None] = print) -> Manifest:
+def tokenize(
+    data_dir: str,
+    tokenizer: Tokenizer,
+    say: Callable[[str], None] = print,
+    executor: Executor | None = None,
+) -> Manifest | None:
     """Write {train,validation}.{bin,idx}: a sequence per document, each closed by <|endoftext|>.
 
     Documents keep the order that they were shuffled to. Does nothing when the shards are
-    of this tokenizer.
+    of this tokenizer, and goes on where a job that was killed had come to.
+
+    Returns:
+        None when Slurm jobs will write them and are not waited for.
 
     Raises:
-        ValueError: no documents.
+        ValueError: no documents, or a shard failed.
     """
     manifest = Manifest.load(data_dir)
     if manifest.tokenizer_hash == tokenizer.hash and _complete(data_dir, manifest):
         say(f"{data_dir}: up to date, {_describe(manifest)}")
         return manifest
-    with staging(data_dir) as stage:
+    tokenizer.save(_tokenizer_dir(data_dir))
+    stage = token_stage(data_dir)
+    clean_up([stage])
+    executor = executor or Executor()
+    if executor.kind == "slurm":
+        slurm.submit(
+            DataJob(action="tokenize", data=DataDir(data_dir), executor=executor), [stage], say
+        )
+        if not executor.wait:
+            return None
+        manifest = Manifest.load(data_dir)
+    else:
+        executors.run([stage], executor)
+        manifest = finish(stage)
+    say(f"{data_dir}: {_describe(manifest)}")
+    return manifest
+
+
+def token_stage(data_dir: str) -> Tokenize:
+    """The stage, with the copy of the tokenizer that lies beside its units."""
+    folder = _tokenizer_dir(data_dir)
+    return Tokenize(stages_folder(data_dir), data_dir, str(folder), Tokenizer.load(folder).hash)
+
+
+def _tokenizer_dir(data_dir: str) -> Path:
+    return stages_folder(data_dir) / "tokenizer"
+
+
+def finish(stage: Tokenize) -> Manifest:
+    """Merge the units to a shard of each split."""
+    data_dir = stage.data_dir
+    manifest = Manifest.load(data_dir)
+    with staging(data_dir) as new:
         tokens = {}
         for name in SPLITS:
-            documents = read_documents(data_dir, name)
-            size = manifest.splits[name].bytes
-            tokens[name] = _write_shard(stage / name, documents, size, tokenizer)
-        tokenized = manifest.with_tokens(tokens, tokenizer.hash)
-        tokenized.save(stage)
+            units = [output for output in stage.outputs() if output.name.startswith(f"{name}-")]
+            tokens[name] = merge(new / name, [output.folder / "tokens" for output in units])
+        tokenized = manifest.with_tokens(tokens, stage.tokenizer_hash)
+        tokenized.save(new)
         manifest.without_tokens().save(data_dir)  # nothing vouches for shards that are half new
-        publish(stage, data_dir, last=FILE_NAME)
-    say(f"{data_dir}: {_describe(tokenized)}")
+        publish(new, data_dir, last=FILE_NAME)
     return tokenized
 
 
@@ -60,36 +99,6 @@ def check_tokenizer(data_dir: str, tokenizer: Tokenizer) -> Manifest:
             f"{manifest.tokenizer_hash[:12]}, this one is {tokenizer.hash[:12]}; {remedy}"
         )
     return manifest
-
-
-def _write_shard(
-    prefix: Path, documents: Iterable[Document], num_bytes: int, tokenizer: Tokenizer
-) -> int:
-    console = Console(stderr=True)
-    with (
-        Progress(console=console, disable=not console.is_terminal) as progress,
-        IndexedDatasetWriter(prefix, token_dtype(tokenizer.vocab_size)) as writer,
-    ):
-        task = progress.add_task(f"tokenizing {prefix.name}", total=num_bytes)
-        for batch in _batches(documents):
-            for ids in tokenizer.encode_batch([document.text for document in batch]):
-                writer.add_document([*ids, tokenizer.eod_id])
-            progress.advance(task, sum(document.num_bytes for document in batch))
-    return writer.num_tokens
-
-
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Runs of documents of a few megabytes: encodings take far more memory than ids."""
-    batch: list[Document] = []
-    size = 0
-    for document in documents:
-        batch.append(document)
-        size += document.num_bytes
-        if size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 def _complete(data_dir: str, manifest: Manifest) -> bool:

@@ -65,5 +65,11 @@ def data_folder(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    """What the folder is read for: not the stages, which come on meanwhile."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path: path.read_bytes() for path in files if folder / "stages" not in path.parents}
+
+
 def small_tokenizer(vocab_size: int = 300) -> Tokenizer:
     return train((program(number) for number in range(20)), vocab_size)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megafm.data import IndexedDataset, IndexedDatasetWriter
-from megafm.data.indexed import token_dtype
+from megafm.data.indexed import merge, token_dtype
 
 
 def write(prefix: Path, documents: list[list[list[int]]], dtype: object = np.uint16) -> None:
@@ -135,3 +135,32 @@ def test_an_interrupted_writer_leaves_the_old_shard(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     assert IndexedDataset(tmp_path / "train")[0].tolist() == [1, 2, 3]
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@given(
+    parts=st.lists(
+        st.lists(st.lists(st.lists(st.integers(0, 299), max_size=4), max_size=2), max_size=4),
+        min_size=1,
+        max_size=4,
+    )
+)
+@settings(max_examples=25, deadline=None)
+def test_merged_parts_are_what_one_writer_writes(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[list[list[list[int]]]]
+) -> None:
+    folder = tmp_path_factory.mktemp("merge")
+    for number, documents in enumerate(parts):
+        write(folder / f"part{number}", documents)
+    write(folder / "one", [document for documents in parts for document in documents])
+    merged = merge(folder / "merged", [folder / f"part{number}" for number in range(len(parts))])
+    assert merged == IndexedDataset(folder / "one").num_tokens
+    for suffix in ("bin", "idx"):
+        merged_bytes = (folder / f"merged.{suffix}").read_bytes()
+        assert merged_bytes == (folder / f"one.{suffix}").read_bytes()
+
+
+def test_parts_of_two_dtypes_are_not_merged(tmp_path: Path) -> None:
+    write(tmp_path / "a", [[[1]]])
+    write(tmp_path / "b", [[[1]]], np.int32)
+    with pytest.raises(ValueError, match="token types"):
+        merge(tmp_path / "c", [tmp_path / "a", tmp_path / "b"])

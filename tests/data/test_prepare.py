@@ -12,17 +12,11 @@ from megafm.data.config import DataJob, Source
 from megafm.data.manifest import manifest_path
 from megafm.data.prepare import prepare
 from megafm.paths import DataDir
-from tests.data.helpers import data_folder, files_job, program, write_corpus
+from tests.data.helpers import contents, data_folder, files_job, program, write_corpus
 
 
 def silent(text: str) -> None:
     pass
-
-
-def contents(folder: Path) -> dict[Path, bytes]:
-    """What the folder is read for: not the stages, which come on meanwhile."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {path: path.read_bytes() for path in files if folder / "stages" not in path.parents}
 
 
 def test_documents_manifest_and_splits_agree(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from megafm.data import IndexedDataset, Manifest, check_tokenizer, read_documents, tokenize
 from megafm.data.prepare import prepare
-from tests.data.helpers import data_folder, files_job, program, small_tokenizer
+from tests.data.helpers import contents, data_folder, files_job, program, small_tokenizer
 
 TOKENIZER = small_tokenizer()
 
@@ -63,15 +63,15 @@ def test_a_full_disk_leaves_the_old_shards_whole(
 ) -> None:
     folder = data_folder(tmp_path)
     tokenize(str(folder), TOKENIZER, silent)
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    before = contents(folder)
 
-    def full(self: object, *sequences: object) -> None:
+    def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("megafm.data.tokenization.IndexedDatasetWriter.add_document", full)
+    monkeypatch.setattr("megafm.data.tokenization.merge", full)
     with pytest.raises(OSError, match="No space left on device.*"):
         tokenize(str(folder), small_tokenizer(290), silent)
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert contents(folder) == before
 
 
 def test_new_documents_take_the_old_shards_away(tmp_path: Path) -> None:

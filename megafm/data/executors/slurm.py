@@ -6,39 +6,54 @@ stages; the scripts and the tasks' output lie beside them. Jobs outlive the proc
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from megafm.data.config import Executor
-from megafm.data.stages.stage import Stage
+from megafm.config import from_dict, to_dict
+from megafm.data.config import DataJob, Executor
+from megafm.data.stages.stage import Stage, stages_folder
 from megafm.files import write_text
 
+JOB_FILE = "job.json"
 FINISH = "finish"  # the task after the last stage
 
 
-def submit(
-    data_dir: str, root: Path, stages: Sequence[Stage], config: Executor, say: Callable[[str], None]
-) -> None:
-    """Submit all stages; with `config.wait` return when the last task has ended.
+def submit(job: DataJob, stages: Sequence[Stage], say: Callable[[str], None]) -> None:
+    """Submit all stages; with `executor.wait` return when the last task has ended.
 
     Raises:
         ValueError: there is no sbatch, it refuses, or the tasks failed; names the logs.
     """
+    config, root = job.executor, stages_folder(job.data.dir)
+    write_text(root / JOB_FILE, json.dumps(to_dict(job)) + "\n")
     folder = root / "slurm"
     tasks = {stage.name: min(config.workers or 1, len(stage.names())) for stage in stages}
     before = None
     for name, count in [*tasks.items(), (FINISH, 1)]:
         script = folder / f"{name}.sh"
-        write_text(script, _script(data_dir, folder, name, count, config))
+        write_text(script, _script(job.data.dir, folder, name, count, config))
         options = ["--parsable"]
         if before is not None:
             options += [f"--dependency=afterok:{before}", "--kill-on-invalid-dep=yes"]
         wait = config.wait and name == FINISH
         before = _sbatch([*options, *(["--wait"] if wait else []), str(script)], folder, stages)
         say(f"{name}: Slurm job {before}, {count} task{'s' if count > 1 else ''}")
+
+
+def submitted(data_dir: str) -> DataJob:
+    """The settings that the tasks run with.
+
+    Raises:
+        ValueError: nothing was submitted.
+    """
+    path = stages_folder(data_dir) / JOB_FILE
+    if not path.is_file():
+        raise ValueError(f"data.dir={data_dir}: no job was submitted; set executor=slurm")
+    return from_dict(DataJob, json.loads(path.read_text(encoding="utf-8")))
 
 
 def _script(data_dir: str, folder: Path, name: str, count: int, config: Executor) -> str:

@@ -9,8 +9,6 @@ read, score, decide, exact, sign, match, sets, verify, resolve, scatter, gather.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from megafm.data import inputs, steps
 from megafm.data.config import DataJob
 from megafm.data.stages.cleaning import Decide, Read, Score
@@ -18,13 +16,9 @@ from megafm.data.stages.exact import Exact
 from megafm.data.stages.near import Match, Sets, Sign, Verify
 from megafm.data.stages.resolve import Resolve
 from megafm.data.stages.shuffle import Gather, Scatter
-from megafm.data.stages.stage import Stage
+from megafm.data.stages.stage import Stage, stages_folder
 
-__all__ = ["pipeline", "stages_folder"]
-
-
-def stages_folder(data_dir: str | Path) -> Path:
-    return Path(data_dir) / "stages"
+__all__ = ["pipeline"]
 
 
 def pipeline(job: DataJob) -> tuple[Stage, ...]:

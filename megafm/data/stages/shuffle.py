@@ -25,6 +25,7 @@ from megafm.data.stages.resolve import Resolve, read_lines
 from megafm.data.stages.stage import Stage
 from megafm.data.stages.summary import Summariser
 
+VERSION = "shuffle/1"
 _HEADER = struct.Struct("<QI")  # of a record: the place in the order, the length of the line
 
 
@@ -38,7 +39,7 @@ class Scatter(Stage):
 
     @property
     def rule(self) -> str:
-        return f"shuffle/1 {self.seed}"
+        return f"{VERSION} {self.seed}"
 
     def names(self) -> list[str]:
         return self.resolve.verify.decide.names()

@@ -149,6 +149,11 @@ class Stage(ABC):
                 shutil.rmtree(final, ignore_errors=True)  # made under another key
 
 
+def stages_folder(data_dir: str | Path) -> Path:
+    """The `root` of the stages that make a data folder."""
+    return Path(data_dir) / "stages"
+
+
 def clean_up(stages: Sequence[Stage]) -> None:
     """Remove what killed jobs left half done."""
     for stage in stages:

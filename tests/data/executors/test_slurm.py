@@ -6,6 +6,7 @@ import dataclasses
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,8 +15,10 @@ import pytest
 from megafm.config import compose
 from megafm.data import Manifest
 from megafm.data.config import DataJob, Executor
-from megafm.data.prepare import prepare, run_task
-from tests.data.helpers import files_job
+from megafm.data.prepare import prepare
+from megafm.data.tasks import run_task
+from megafm.data.tokenization import tokenize
+from tests.data.helpers import files_job, small_tokenizer
 from tests.data.stages.helpers import corpus_with_copies, cut_small, digests
 
 SBATCH = """#!/bin/sh
@@ -89,6 +92,24 @@ def test_the_arrays_make_what_one_process_makes(
     assert digests(tmp_path / "data") == digests(tmp_path / "local")
     assert prepare(job, silent) == Manifest.load(tmp_path / "data")  # up to date
     assert len(submitted(tmp_path)) == len(jobs)
+
+
+def test_tokens_by_tasks_are_those_of_one_process(
+    job: DataJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_sbatch(tmp_path, monkeypatch)
+    prepare(dataclasses.replace(job, executor=Executor()), silent)
+    folder = tmp_path / "data"
+    expected = tokenize(str(folder), small_tokenizer(), silent)
+    shards = [folder / "train.bin", folder / "validation.idx"]
+    before = [path.read_bytes() for path in shards]
+    Manifest.load(folder).without_tokens().save(folder)
+    shutil.rmtree(folder / "stages" / "tokenize")
+    assert tokenize(str(folder), small_tokenizer(), silent, job.executor) is None
+    for arguments in submitted(tmp_path):
+        play(Path(arguments[-1]))
+    assert Manifest.load(folder) == expected
+    assert [path.read_bytes() for path in shards] == before
 
 
 def test_tasks_that_fail_are_named_with_their_logs(

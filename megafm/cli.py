@@ -12,7 +12,7 @@ JOBS = {
     "quickstart": "raw text to a trained, evaluated, exported model, in one command",
     "doctor": "what this machine can run, and why not the rest",
     "data": "read, deduplicate and split documents; write token shards",
-    "tokenizer": "train a tokenizer on the documents of a data folder",
+    "tokenizer": "train, study, compare or import a tokenizer",
     "plan": "memory and traffic of any rank of a training run, before it is started",
     "train": "pretrain a model on token shards (alone or under torchrun)",
     "evaluate": "validation loss, perplexity and bits per byte, against baselines",

@@ -39,6 +39,8 @@ def tokenize(
     if manifest.tokenizer_hash == tokenizer.hash and _complete(data_dir, manifest):
         say(f"{data_dir}: up to date, {_describe(manifest)}")
         return manifest
+    if not tokenizer.lossless:
+        say("the tokenizer changes white space or characters: text does not decode to itself")
     tokenizer.save(_tokenizer_dir(data_dir))
     stage = token_stage(data_dir)
     clean_up([stage])

@@ -46,7 +46,10 @@ TENSOR_NAMES = {
 
 MAX_SHARD_BYTES = 5_000_000_000
 Read = Callable[[list[str]], Iterable[torch.Tensor]]  # parameters, by their names here
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json"),
+    *("special_tokens_map.json", "chat_template.jinja"),
+)
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

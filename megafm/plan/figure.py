@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from megafm.picture import INK, SOFT, picture
 from megafm.plan.memory import CATEGORIES
 from megafm.plan.report import RankReport, size
 from megafm.plan.step import Observed
-from megafm.report.figure import INK, SOFT, picture
 
 COLOURS = ("#2f6fde", "#7aa5ee", "#d9622b", "#8d6fc2", "#f0b45c", "#a9afb8")  # of CATEGORIES
 NUM_POINTS = 1500  # more than the picture has room for

@@ -1,5 +1,7 @@
-"""Text to token ids and back: byte-level BPE."""
+"""Text to token ids and back: trained here or imported, with chat templates."""
 
-from megafm.tokenizer.bpe import Tokenizer, train
+from megafm.tokenizer.config import Recipe
+from megafm.tokenizer.tokenizer import END_OF_DOCUMENT, Tokenizer
+from megafm.tokenizer.training import train
 
-__all__ = ["Tokenizer", "train"]
+__all__ = ["END_OF_DOCUMENT", "Recipe", "Tokenizer", "train"]

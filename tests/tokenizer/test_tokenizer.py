@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tokenizers import Regex
 from tokenizers.pre_tokenizers import Split
 
-from megafm.tokenizer import Tokenizer, train
-from megafm.tokenizer.bpe import WORDS
+from megafm.tokenizer import Recipe, Tokenizer, train
+from megafm.tokenizer.words import words
 from tests.data.helpers import program, small_tokenizer
 
 TOKENIZER = small_tokenizer(320)
@@ -67,9 +67,8 @@ def test_a_batch_is_its_texts_one_by_one() -> None:
 
 def test_words_are_cut_as_python_code_repeats_them() -> None:
     code = "def a_b(self, x1=2024):\n        return self.size  # no\n\n\n    y"
-    cut = Split(Regex(WORDS), "isolated").pre_tokenize_str(code)
-    words = [word for word, _ in cut]
-    assert words == (
+    cut = Split(Regex(words(Recipe())), "isolated").pre_tokenize_str(code)
+    assert [word for word, _ in cut] == (
         ["def", " a", "_b", "(self", ",", " x", "1", "=", "202", "4", "):\n        ", "return"]
         + [" self", ".size", " ", " #", " no", "\n\n\n    ", "y"]
     )

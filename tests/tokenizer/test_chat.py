@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+from megafm.tokenizer import Recipe, Tokenizer, train
+from megafm.tokenizer.chat import ChatTemplate, read_template
+from tests.tokenizer.corpus import sentences
+
+CHATML = read_template("chatml")
+INSTRUCT = """{{ bos_token }}{% for m in messages %}
+{% if m.role == 'user' %}
+[INST] {{ m.content | trim }} [/INST]
+{%- elif m['role'] == 'assistant' %}
+{% generation %} {{ m.content }}{{ eos_token }}{% endgeneration %}
+{%- else %}{{ raise_exception('no role ' ~ m.role) }}{% endif %}
+{% endfor %}"""
+TOOLS = """{%- if tools %}{{ '<tools>' }}{% for tool in tools %}
+{{ tool | tojson(indent=2) }}
+{% endfor %}{{ '</tools>\\n' }}{% endif %}
+{%- macro show(m) %}{{ '<' ~ m.role ~ '>' }}{{ m.content }}{{ '</' ~ m.role ~ '>' }}{% endmacro %}
+{%- for m in messages %}
+{%- if loop.index0 > 20 %}{% break %}{% endif %}
+{{ show(m) }}
+{%- if m.tool_calls is defined %}{{ m.tool_calls | tojson }}{% endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"""
+TEMPLATES = {"chatml": CHATML, "instruct": INSTRUCT, "tools": TOOLS}
+CALL = [{"name": "f", "arguments": {"x": "<1> & \u00e9"}}]
+CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
+    "one turn": [{"role": "user", "content": "  kalo min?\n"}],
+    "two turns": [
+        {"role": "user", "content": "ter \u6570 \U0001f600"},
+        {"role": "assistant", "content": "une  ma\n\n x"},
+        {"role": "user", "content": "<|im_end|> so"},
+        {"role": "assistant", "content": "der."},
+    ],
+    "empty answer": [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}],
+    "call": [
+        {"role": "user", "content": "so"},
+        {"role": "assistant", "content": "ka", "tool_calls": CALL},
+    ],
+}
+SCHEMA = [{"type": "function", "function": {"name": "f", "description": "d\u00e9 <x>"}}]
+
+
+def with_template(source: str) -> Tokenizer:
+    recipe = Recipe(special_tokens=("<|im_start|>", "<|im_end|>"))
+    return train(iter(sentences(100)), 400, recipe).with_chat_template(source)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Tokenizer, Any]]:
+    found = {}
+    for name, source in TEMPLATES.items():
+        folder = tmp_path_factory.mktemp(name)
+        ours = with_template(source)
+        ours.save(folder)
+        found[name] = Tokenizer.load(folder), transformers.AutoTokenizer.from_pretrained(folder)
+    return found
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("conversation", CONVERSATIONS)
+@pytest.mark.parametrize("prompt", [False, True])
+def test_text_and_ids_are_those_of_transformers(
+    pairs: dict[str, tuple[Tokenizer, Any]], name: str, conversation: str, prompt: bool
+) -> None:
+    ours, theirs = pairs[name]
+    messages = CONVERSATIONS[conversation]
+    values = {"tools": SCHEMA if name == "tools" else None}
+    assert ours.chat is not None
+    text = ours.chat.render(messages, generation_prompt=prompt, **values).text
+    kept = {"add_generation_prompt": prompt, **values}
+    assert text == theirs.apply_chat_template(messages, tokenize=False, **kept)
+    ids, _ = ours.encode_chat(messages, generation_prompt=prompt, **values)
+    assert ids == theirs.apply_chat_template(messages, return_dict=False, **kept)
+
+
+@pytest.mark.parametrize("name", ["chatml", "instruct"])
+@pytest.mark.parametrize("conversation", ["two turns", "empty answer", "one turn"])
+def test_the_mask_is_that_of_transformers(
+    pairs: dict[str, tuple[Tokenizer, Any]], name: str, conversation: str
+) -> None:
+    ours, theirs = pairs[name]
+    messages = CONVERSATIONS[conversation]
+    wanted = theirs.apply_chat_template(
+        messages, return_dict=True, return_assistant_tokens_mask=True
+    )
+    ids, mask = ours.encode_chat(messages)
+    assert ids == wanted["input_ids"]
+    assert mask == wanted["assistant_masks"]
+    assert len(messages) == 1 or 0 < sum(mask) < len(mask)
+
+
+def test_without_marks_the_mask_is_what_a_turn_adds() -> None:
+    bare = CHATML.replace("{%- generation -%}", "").replace("{%- endgeneration -%}", "")
+    assert "generation -%}" not in bare
+    marked, by_prefix = with_template(CHATML), with_template(bare)
+    messages = CONVERSATIONS["two turns"]
+    assert marked.chat is not None and by_prefix.chat is not None
+    assert marked.chat.marks_generation and not by_prefix.chat.marks_generation
+    chat = by_prefix.chat.render(messages)
+    said = [chat.text[begin:end] for begin, end in chat.assistant]
+    assert said == ["une  ma\n\n x<|im_end|>\n", "der.<|im_end|>\n"]
+    ids, mask = by_prefix.encode_chat(messages)
+    ours = [index for index, one in zip(ids, mask, strict=True) if one]
+    assert by_prefix.decode(ours) == "".join(said)
+
+
+def test_a_template_that_rewrites_what_was_said_needs_marks() -> None:
+    source = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    chat = ChatTemplate(source, {})
+    with pytest.raises(ValueError, match="message 1 changes the text before it.*generation %}"):
+        chat.render(CONVERSATIONS["two turns"])
+
+
+def test_a_template_can_refuse_and_cannot_reach_out() -> None:
+    refuses = ChatTemplate(INSTRUCT, {"bos_token": "", "eos_token": ""})
+    with pytest.raises(ValueError, match="chat template: no role system"):
+        refuses.render([{"role": "system", "content": ""}])
+    escapes = ChatTemplate("{{ messages.append(1) }}", {})
+    with pytest.raises(ValueError, match="chat template: .*append"):
+        escapes.render([])
+    with pytest.raises(ValueError, match="chat template: .*see the templates of Jinja"):
+        ChatTemplate("{% for %}", {})
+    with pytest.raises(ValueError, match="no such file; set chatml or a Jinja file"):
+        read_template("chatmal")
+
+
+def test_the_template_is_part_of_the_lock(tmp_path: Path) -> None:
+    plain = train(iter(sentences(100)), 300)
+    one, two = plain.with_chat_template(CHATML), plain.with_chat_template(CHATML + " ")
+    assert len({plain.hash, one.hash, two.hash}) == 3
+    one.save(tmp_path)
+    assert Tokenizer.load(tmp_path).hash == one.hash
+    (tmp_path / "chat_template.jinja").write_text(CHATML + " ")  # as transformers writes it
+    assert Tokenizer.load(tmp_path).hash == two.hash
+    plain.save(tmp_path)
+    assert Tokenizer.load(tmp_path).hash == plain.hash
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    templates = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": CHATML}]
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps(config | {"chat_template": templates})
+    )
+    assert Tokenizer.load(tmp_path).hash == one.hash
+
+
+def test_our_template_brings_its_special_tokens() -> None:
+    tokenizer = train(iter(sentences(100)), 400, Recipe(), CHATML)
+    ids, mask = tokenizer.encode_chat(CONVERSATIONS["two turns"])
+    assert ids.count(1) == 4  # <|im_start|>
+    assert mask[-1] == 0 and mask[-2] == 1 and ids[-2] == 2  # <|im_end|>, then a line break
+    with pytest.raises(ValueError, match="no chat template; train it with tokenizer.chat_template"):
+        train(iter(sentences(100)), 300).encode_chat([])

@@ -51,11 +51,14 @@ class Steps:
         transform: steps, which change a document or drop it.
         signals: measured although no rule needs them, or with other settings.
         rules: thresholds on what was measured.
+        corpus: steps between transform and signals that compare all documents, for which these
+            are in memory together.
     """
 
     transform: dict[str, dict[str, Any]] = field(default_factory=dict)
     signals: dict[str, dict[str, Any]] = field(default_factory=dict)
     rules: dict[str, dict[str, Any]] = field(default_factory=dict)
+    corpus: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

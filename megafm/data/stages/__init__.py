@@ -2,9 +2,10 @@
 
 read, score, decide, exact, sign, match, sets, verify, resolve, scatter, gather.
 
-`read` to `decide`, `sign`, `sets` and `scatter` have a unit per input shard; `exact`, `match`,
-`verify` and `gather` one per range of hashes, whose number depends on the size of the input alone;
-`resolve` is one unit.
+`compare` and `compared`, between `read` and `score`, are there where corpus steps are. `read` to
+`decide`, `sign`, `sets` and `scatter` have a unit per input shard; `exact`, `match`, `verify` and
+`gather` one per range of hashes, whose number depends on the size of the input alone; `compare` and
+`resolve` are one unit.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from megafm.data import inputs, steps
 from megafm.data.config import DataJob
 from megafm.data.stages.cleaning import Decide, Read, Score
+from megafm.data.stages.compare import Compare, Compared
 from megafm.data.stages.exact import Exact
 from megafm.data.stages.near import Match, Sets, Sign, Verify
 from megafm.data.stages.resolve import Resolve
@@ -25,7 +27,13 @@ def pipeline(job: DataJob) -> tuple[Stage, ...]:
     """The stages in their order; the inputs must have been saved."""
     root = stages_folder(job.data.dir)
     num_ranges = inputs.load(root).num_ranges
-    read = Read(root, steps.pipeline(job.source, job.steps))
+    cleaned = Read(root, steps.pipeline(job.source, job.steps))
+    read = cleaned
+    comparing: list[Stage] = []
+    if cleaned.pipeline.corpus:
+        compare = Compare(root, cleaned)
+        read = Compared(root, cleaned.pipeline, compare)
+        comparing = [compare, read]
     score = Score(root, read)
     decide = Decide(root, read, score, num_ranges)
     exact = Exact(root, decide)
@@ -36,4 +44,5 @@ def pipeline(job: DataJob) -> tuple[Stage, ...]:
     resolve = Resolve(root, verify, job.split)
     scatter = Scatter(root, resolve, job.shuffle.seed)
     gather = Gather(root, scatter)
-    return read, score, decide, exact, sign, match, sets, verify, resolve, scatter, gather
+    rest = (score, decide, exact, sign, match, sets, verify, resolve, scatter, gather)
+    return cleaned, *comparing, *rest

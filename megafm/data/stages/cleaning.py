@@ -47,7 +47,7 @@ class Read(Stage):
 
     def work(self, unit: str, out: Path) -> Counter[str]:
         counters: Counter[str] = Counter()
-        dropped = _Dropped(counters)
+        dropped = Dropped(counters)
         with write_shard(shard_path(out, "documents")) as lines:
             for found in inputs.load(self.root).read(unit):
                 counters["read.documents"] += 1
@@ -111,7 +111,7 @@ class Decide(Stage):
 
     def work(self, unit: str, out: Path) -> Counter[str]:
         counters: Counter[str] = Counter()
-        dropped = _Dropped(counters)
+        dropped = Dropped(counters)
         kept = []
         signals = find_shard(self.score.output(unit).folder, "signals")
         pipeline = self.read.pipeline
@@ -184,7 +184,7 @@ def _hash_id(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 
-class _Dropped:
+class Dropped:
     """Counts what is dropped and keeps the first of each reason as examples."""
 
     def __init__(self, counters: Counter[str]) -> None:

@@ -1,4 +1,4 @@
-"""From the config group `steps` to what runs: steps, then signals, then rules.
+"""From the config group `steps` to what runs: steps, what compares documents, signals, rules.
 
 A folder of documents goes through `clean`, its values (`measure`) are written beside it, and
 `decide` reads both. Only `decide` has to run again for another threshold.
@@ -7,7 +7,7 @@ A folder of documents goes through `clean`, its values (`measure`) are written b
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -15,7 +15,7 @@ from megafm.config import from_dict
 from megafm.data.config import Steps
 from megafm.data.document import Document, Drop
 from megafm.data.steps import registry
-from megafm.data.steps.step import Rule, Signal, Step, Values, describe, domain
+from megafm.data.steps.step import CorpusStep, Rule, Signal, Step, Values, describe, domain
 
 T = TypeVar("T")
 
@@ -27,6 +27,7 @@ class Pipeline:
     transform: tuple[Step, ...]
     signals: tuple[Signal, ...]
     rules: tuple[Rule, ...]
+    corpus: tuple[CorpusStep, ...]
 
     def clean(self, document: Document) -> Document | Drop:
         """Take a document through the steps, up to the first that drops it."""
@@ -36,6 +37,16 @@ class Pipeline:
                 return result if result.where else Drop(result.reason, document.id)
             document = result
         return document
+
+    def compare(self, documents: Sequence[Document]) -> list[Document | Drop]:
+        """Take all documents together through the corpus steps: what becomes of each."""
+        left: list[Document | Drop] = list(documents)
+        for step in self.corpus:
+            rows = [row for row, one in enumerate(left) if isinstance(one, Document)]
+            kept = [one for one in left if isinstance(one, Document)]
+            for row, result in zip(rows, step.clean(kept), strict=True):
+                left[row] = result
+        return left
 
     def measure(self, document: Document) -> dict[str, float]:
         """The values of all signals, by VERSION.NAME."""
@@ -69,7 +80,8 @@ class Pipeline:
     @property
     def versions(self) -> tuple[str, ...]:
         """What everything is that decides what a document becomes, see `describe`."""
-        parts: list[Step | Signal | Rule] = [*self.transform, *self.signals, *self.rules]
+        parts: list[Step | CorpusStep | Signal | Rule] = [*self.transform, *self.corpus]
+        parts += [*self.signals, *self.rules]
         return tuple(map(describe, parts))
 
 
@@ -86,7 +98,8 @@ def build(config: Steps) -> Pipeline:
     for rule in rules:
         if rule.signal.version not in signals:
             signals[rule.signal.version] = rule.signal()
-    return Pipeline(tuple(transform), tuple(signals.values()), tuple(rules))
+    corpus = [_make("corpus", registry.CORPUS, *item) for item in config.corpus.items()]
+    return Pipeline(tuple(transform), tuple(signals.values()), tuple(rules), tuple(corpus))
 
 
 def _make(kind: str, known: Mapping[str, type[T]], name: str, settings: Mapping[str, Any]) -> T:

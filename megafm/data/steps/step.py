@@ -67,7 +67,7 @@ class Rule(Protocol):
     def __call__(self, values: Values) -> str | None: ...
 
 
-def describe(part: Step | Signal | Rule) -> str:
+def describe(part: Step | CorpusStep | Signal | Rule) -> str:
     """Everything that its outcome depends on: its version, its settings and the contents of the
     `files` that it reads, if it has any."""
     paths = getattr(part, "files", ())

@@ -1,0 +1,71 @@
+"""Corpus steps in the pipeline: all documents are compared, across shards and workers."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from megafm.data import read_documents
+from megafm.data.config import DataJob, Executor, Steps
+from megafm.data.prepare import prepare
+from tests.data.helpers import files_job, program
+from tests.data.stages.helpers import cut_small, digests, made
+
+HEAD = " ".join(f"header{i}" for i in range(12))
+
+
+def silent(text: str) -> None:
+    pass
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataJob:
+    """Programs of which every third has one and the same head, and one is nothing else."""
+    cut_small(monkeypatch)
+    (tmp_path / "corpus").mkdir()
+    for number in range(18):
+        text = program(number) if number % 3 else f"{HEAD}\n{program(number)}"
+        (tmp_path / "corpus" / f"{number:03}.py").write_text(text)
+    (tmp_path / "corpus" / "zzz.py").write_text(HEAD)
+    steps = Steps(corpus={"repeated_runs_v1": {"min_length": 12}})
+    return dataclasses.replace(files_job(tmp_path / "corpus", tmp_path / "data"), steps=steps)
+
+
+def test_the_first_copy_stays_in_one_document_of_the_corpus(job: DataJob) -> None:
+    manifest = prepare(job, silent)
+    assert manifest is not None and manifest.dropped == {"repeated": 1}
+    everything = [
+        d for split in ("train", "validation") for d in read_documents(job.data.dir, split)
+    ]
+    assert len(everything) == 18
+    with_head = [document for document in everything if "header1 " in document.text]
+    assert [document.id for document in with_head] == [min(d.id for d in everything)]
+    cut = [document for document in everything if "counts" in document.metadata]
+    assert {document.id[-6:] for document in cut} == {f"{n:03}.py" for n in range(3, 18, 3)}
+    for document in cut:  # "def" comes after every head
+        assert document.text == program(int(document.id[-6:-3])).removeprefix("def ")
+
+
+def test_workers_change_nothing_and_a_rerun_makes_nothing_again(
+    job: DataJob, tmp_path: Path
+) -> None:
+    prepare(job, silent)
+    expected, before = digests(tmp_path / "data"), made(tmp_path / "data")
+    assert {"compare/all"} <= set(before)
+    prepare(job, silent)
+    assert made(tmp_path / "data") == before
+    two = files_job(tmp_path / "corpus", tmp_path / "two")
+    prepare(dataclasses.replace(two, steps=job.steps, executor=Executor(workers=2)), silent)
+    assert digests(tmp_path / "two") == expected
+
+
+def test_another_setting_compares_again_and_reads_nothing(job: DataJob, tmp_path: Path) -> None:
+    prepare(job, silent)
+    before = made(tmp_path / "data")
+    longer = Steps(corpus={"repeated_runs_v1": {"min_length": 13}})
+    prepare(dataclasses.replace(job, steps=longer), silent)
+    after = made(tmp_path / "data")
+    assert before["compare/all"] != after["compare/all"]
+    assert all(after[unit] == before[unit] for unit in before if unit.startswith("read/"))

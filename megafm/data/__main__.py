@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from megafm.config import job
-from megafm.data.config import DataJob
-from megafm.data.inspection import inspect
+from megafm.data import comparison, inspection
+from megafm.data.config import DataFolder, DataJob
 from megafm.data.prepare import prepare
 from megafm.data.tasks import run_task
 from megafm.data.tokenization import tokenize
@@ -16,11 +16,32 @@ def main(config: DataJob) -> None:
     if config.action == "prepare":
         prepare(config)
     elif config.action == "tokenize":
-        tokenize(config.data.dir, Tokenizer.load(config.tokenizer.dir), executor=config.executor)
+        tokenizer = Tokenizer.load(config.tokenizer.dir)
+        tokenize(config.data.dir, tokenizer, executor=config.executor)
     elif config.action == "run_task":
         run_task(config.data.dir, config.task)
     else:
-        inspect(config.data.dir)
+        show(config.action, config.data)
+
+
+def show(action: str, data: DataFolder) -> None:
+    """The actions that only read.
+
+    Raises:
+        ValueError: the folder does not have it, or a setting is missing.
+    """
+    if action == "inspect":
+        inspection.inspect(data.dir)
+    elif action == "stats":
+        inspection.stats(data.dir)
+    elif action == "sample":
+        inspection.sample(data.dir, data.split, data.count)
+    elif action == "lookup":
+        inspection.show_token(data.dir, data.split, data.token)
+    elif data.other is None:
+        raise ValueError("data.other=null: action=diff compares two folders; set data.other=DIR")
+    else:
+        comparison.diff(data.other, data.dir)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,22 @@ from megafm.paths import DataDir, TokenizerDir
 
 
 @dataclass(frozen=True)
+class DataFolder(DataDir):
+    """The folder that the job writes or shows.
+
+    Attributes:
+        split, count: of action=sample: so many documents.
+        token: of action=lookup: a position in the token shard of the split.
+        other: of action=diff: the folder that `dir` is compared with.
+    """
+
+    split: Literal["train", "validation"] = "train"
+    count: int = 5
+    token: int | None = None
+    other: str | None = None
+
+
+@dataclass(frozen=True)
 class BlendPart:
     """A data folder whose training shard is part of a blend, and its weight among the others."""
 
@@ -177,8 +193,10 @@ class Executor:
 @dataclass(frozen=True)
 class DataJob:
     what: str = "read, deduplicate and split documents; write token shards; show them"
-    action: Literal["prepare", "tokenize", "inspect", "run_task"] = "prepare"
-    data: DataDir = field(default_factory=DataDir)
+    action: Literal[
+        "prepare", "tokenize", "inspect", "stats", "sample", "lookup", "diff", "run_task"
+    ] = "prepare"
+    data: DataFolder = field(default_factory=DataFolder)
     tokenizer: TokenizerDir = field(default_factory=TokenizerDir)  # of action=tokenize
     source: Source = field(default_factory=Source)
     steps: Steps = field(default_factory=Steps)

@@ -1,18 +1,23 @@
-"""action=inspect: the manifest as tables, and how some documents begin."""
+"""action=inspect, stats, sample and lookup: a data folder as tables and texts on the terminal."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from itertools import islice
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from megafm.data.document import SPLITS, read_documents
+from megafm.data.document import SPLITS, Document, read_documents
+from megafm.data.lookup import lookup
 from megafm.data.manifest import Manifest
+from megafm.data.statistics import Statistics
 
 MAX_SOURCES = 25
 HEADS = 3
+SAMPLE_CHARS = 2000
 
 
 def inspect(data_dir: str, console: Console | None = None) -> None:
@@ -28,6 +33,79 @@ def inspect(data_dir: str, console: Console | None = None) -> None:
         for document in islice(read_documents(data_dir, split), HEADS):
             head = " ".join(document.text[:160].split())
             console.print(f"[bold]{split}[/bold] {escape(document.id)}: {escape(head)}")
+
+
+def stats(data_dir: str, console: Console | None = None) -> None:
+    """Print what became of the documents, and the quartiles of the signals."""
+    console = console or Console()
+    manifest, found = Manifest.load(data_dir), Statistics.load(data_dir)
+    console.print(_splits(manifest))
+    table = _table("stage", reason="left", documents="right")
+    table.add_row("read", "", f"{found.read:,}")
+    for loss in found.funnel:
+        for reason, count in loss.dropped.items():
+            table.add_row(loss.stage, reason, f"-{count:,}")
+    table.add_row("left", "", f"{sum(s.documents for s in manifest.splits.values()):,}")
+    console.print(table)
+    table = _table("language", documents="right", megabytes="right")
+    for name, (documents, size) in found.languages.items():
+        table.add_row(name or "not stated", f"{documents:,}", f"{size / 1e6:.2f}")
+    console.print(table)
+    if found.signals:
+        table = _table("signal", **dict.fromkeys(("25%", "50%", "75%"), "right"))
+        for name, counts in found.signals.items():
+            table.add_row(name, *(f"{quantile(counts, q):g}" for q in (0.25, 0.5, 0.75)))
+        console.print(table)
+
+
+def sample(data_dir: str, split: str, count: int, console: Console | None = None) -> None:
+    """Print the first documents of a split: it is shuffled, so that they are a fair sample."""
+    console = console or Console()
+    for document in islice(read_documents(data_dir, split), count):
+        _header(console, document)
+        console.print(escape(document.text[:SAMPLE_CHARS]), highlight=False)
+
+
+def show_token(
+    data_dir: str, split: str, token: int | None, console: Console | None = None
+) -> None:
+    """Print where a token is from.
+
+    Raises:
+        ValueError: no token is named, or there is none such.
+    """
+    console = console or Console()
+    if token is None:
+        raise ValueError("data.token=null: action=lookup needs a position; set data.token=0")
+    place = lookup(data_dir, split, token)
+    console.print(
+        f"token {token} of {split} is {place.offset} of {place.num_tokens} of its document"
+    )
+    _header(console, place.document)
+
+
+def quantile(counts: Mapping[str, int], share: float) -> float:
+    """Of values (as text, ascending) that so many documents have."""
+    left = share * sum(counts.values())
+    for value, count in counts.items():
+        left -= count
+        if left <= 0:
+            return float(value)
+    return math.nan
+
+
+def _header(console: Console, document: Document) -> None:
+    console.print(f"[bold]{escape(document.id)}[/bold]", soft_wrap=True)
+    facts = {
+        "source": document.source,
+        "path": document.path,
+        "licence": document.licence,
+        "language": document.language,
+        "timestamp": document.timestamp,
+        **document.metadata,
+    }
+    stated = ", ".join(f"{name} {value}" for name, value in facts.items() if value)
+    console.print(f"[dim]{escape(stated)}[/dim]", highlight=False, soft_wrap=True)
 
 
 def _splits(manifest: Manifest) -> Table:

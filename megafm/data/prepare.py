@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from megafm.data import executors, inputs, near_duplicates, sources, split, steps
+from megafm.data import card, executors, inputs, near_duplicates, sources, split, statistics, steps
 from megafm.data.config import DataJob
 from megafm.data.document import SPLITS, documents_folder
 from megafm.data.executors import slurm
@@ -26,11 +26,12 @@ from megafm.data.manifest import (
     snapshot_id,
 )
 from megafm.data.stages import pipeline, shuffle
-from megafm.data.stages.cleaning import dropped, reasons
+from megafm.data.stages.cleaning import reasons
 from megafm.data.stages.stage import Stage, clean_up, stages_folder
 from megafm.data.stages.summary import Summary, merge
 from megafm.data.stages.tokens import unit_shard
-from megafm.files import publish, staging
+from megafm.data.statistics import Statistics
+from megafm.files import publish, staging, write_text
 
 
 def prepare(job: DataJob, say: Callable[[str], None] = print) -> Manifest | None:
@@ -70,20 +71,28 @@ def prepare(job: DataJob, say: Callable[[str], None] = print) -> Manifest | None
 def finish(job: DataJob) -> Manifest:
     """Publish what the stages have left."""
     stages = pipeline(job)
-    return _publish(job.data.dir, _manifest(job, stages), stages[-1])
-
-
-def _manifest(job: DataJob, stages: tuple[Stage, ...]) -> Manifest:
     listed = inputs.load(stages_folder(job.data.dir))
     gathered = {output.name: Summary.load(output.folder) for output in stages[-1].outputs()}
     splits = {
         split: merge(summary for name, summary in gathered.items() if name.startswith(split))
         for split in SPLITS
     }
+    found = statistics.collect(listed, stages, splits)
+    manifest = _manifest(job, listed, gathered, splits, found)
+    return _publish(job.data.dir, manifest, found, stages[-1])
+
+
+def _manifest(
+    job: DataJob,
+    listed: Inputs,
+    gathered: dict[str, Summary],
+    splits: dict[str, Summary],
+    found: Statistics,
+) -> Manifest:
     everything = merge(splits.values())
-    left_out = Counter(listed.dropped)
-    for stage in stages:
-        left_out += dropped(stage.outputs())
+    left_out: Counter[str] = Counter()
+    for loss in found.funnel:
+        left_out.update(loss.dropped)
     rules = _rules(job)
     return Manifest(
         corpus=listed.corpus,
@@ -103,7 +112,7 @@ def _manifest(job: DataJob, stages: tuple[Stage, ...]) -> Manifest:
     )
 
 
-def _publish(folder: str, manifest: Manifest, gather: Stage) -> Manifest:
+def _publish(folder: str, manifest: Manifest, found: Statistics, gather: Stage) -> Manifest:
     """Replace the folder's contents once all of the new ones are on the disk."""
     before = _existing(folder)
     same = before is not None and before.files == manifest.files
@@ -117,6 +126,8 @@ def _publish(folder: str, manifest: Manifest, gather: Stage) -> Manifest:
             place.parent.mkdir(parents=True, exist_ok=True)
             _link(made, place)
         manifest.save(stage)
+        found.save(stage)
+        write_text(stage / card.FILE_NAME, card.card(manifest, found))
         if not same:  # the shards are of other documents
             manifest_path(folder).unlink(missing_ok=True)
             for name in SPLITS:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from megafm.data import executors
-from megafm.data.config import DataJob, Executor
+from megafm.data.config import DataFolder, DataJob, Executor
 from megafm.data.document import SPLITS
 from megafm.data.executors import slurm
 from megafm.data.indexed import IndexedDataset, merge
@@ -14,7 +14,6 @@ from megafm.data.manifest import FILE_NAME, Manifest
 from megafm.data.stages.stage import clean_up, stages_folder
 from megafm.data.stages.tokens import Tokenize
 from megafm.files import publish, staging
-from megafm.paths import DataDir
 from megafm.tokenizer import Tokenizer
 
 
@@ -47,7 +46,7 @@ def tokenize(
     executor = executor or Executor()
     if executor.kind == "slurm":
         slurm.submit(
-            DataJob(action="tokenize", data=DataDir(data_dir), executor=executor), [stage], say
+            DataJob(action="tokenize", data=DataFolder(data_dir), executor=executor), [stage], say
         )
         if not executor.wait:
             return None

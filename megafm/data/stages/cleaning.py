@@ -21,6 +21,7 @@ from megafm.data.stages.stage import Output, Stage, Unit, digest, total
 from megafm.data.steps import Pipeline, describe
 
 DROPPED = "dropped."  # before a reason, in counters
+HISTOGRAMS = "histograms.json"
 EXAMPLES = 3  # of what a shard loses for a reason
 EXAMPLE_CHARS = 400
 # What is known of a document that the rules keep; `line` is its place in the shard.
@@ -66,14 +67,14 @@ class Read(Stage):
 
 @dataclass(frozen=True)
 class Score(Stage):
-    """The signals of every document, beside it: signals.jsonl."""
+    """The signals of every document, beside it: signals.jsonl, and their histograms."""
 
     read: Read
     name: ClassVar[str] = "score"
 
     @property
     def rule(self) -> str:
-        return digest("score/1", *map(describe, self.read.pipeline.signals))
+        return digest("score/2", *map(describe, self.read.pipeline.signals))
 
     def names(self) -> list[str]:
         return self.read.names()
@@ -82,11 +83,15 @@ class Score(Stage):
         return (self.read,)
 
     def work(self, unit: str, out: Path) -> Counter[str]:
+        histograms: dict[str, Counter[str]] = {}
+        pipeline = self.read.pipeline
         with write_shard(shard_path(out, "signals")) as lines:
-            if not self.read.pipeline.signals:
-                return Counter()
-            for _, document in documents(self.read, unit):
-                lines.write(to_line(self.read.pipeline.measure(document)))
+            for _, document in documents(self.read, unit) if pipeline.signals else ():
+                values = pipeline.measure(document)
+                lines.write(to_line(values))
+                for name, value in values.items():
+                    histograms.setdefault(name, Counter())[f"{value:.2g}"] += 1
+        (out / HISTOGRAMS).write_text(json.dumps(histograms))
         return Counter()
 
 
@@ -123,7 +128,7 @@ class Decide(Stage):
                     dropped.add(Drop(reason, document.id), document)
                     continue
                 text_hash = int(document.sha256[:16], 16)
-                kept.append((line, document.num_bytes, _hash_id(document.id), text_hash))
+                kept.append((line, document.num_bytes, hash_id(document.id), text_hash))
                 record = to_line([document.sha256, document.id, line])
                 texts.add(part_of(text_hash, self.num_ranges), record)
         np.save(out / "kept.npy", np.array(kept, KEPT))
@@ -180,7 +185,7 @@ def document_lines(
                 yield number, line
 
 
-def _hash_id(name: str) -> int:
+def hash_id(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 

@@ -24,6 +24,7 @@ from megafm.data.stages.exchange import PartWriter, read_records
 from megafm.data.stages.near import Verify, as_columns, split_rows
 from megafm.data.stages.stage import Stage
 
+CLUSTERS = "clusters.json"
 CLUSTERS_SHOWN = 20
 IDS_SHOWN = 10
 
@@ -63,7 +64,7 @@ class Resolve(Stage):
         held_out = validation_rows(lambda: self._pool(rows, cluster, removed), self.split)
         self._write(out / "removed.parts", rows[removed])
         self._write(out / "validation.parts", held_out)
-        (out / "clusters.json").write_text(json.dumps(_largest(ids, cluster, removed)))
+        (out / CLUSTERS).write_text(json.dumps(_largest(ids, cluster, removed)))
         return Counter({"dropped.near_duplicate": int(removed.sum())})
 
     def _ids(self, rows: np.ndarray) -> list[str]:

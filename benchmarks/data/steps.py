@@ -29,6 +29,7 @@ from benchmarks.worker import CLOCK, clock
 from megafm.data.document import Document
 from megafm.data.steps import registry
 from megafm.data.steps.copies import RepeatedRuns, SimHash
+from megafm.data.steps.pii import PII
 
 Run = Callable[[], object]
 NEEDS_SETTINGS = {"decontaminate_v1", "presidio_v1", "quality_v1", "importance_v1"}
@@ -39,7 +40,7 @@ PEERS = {
     "c4_lines_v1": ("filters.c4_filters", "C4QualityFilter"),
     "fineweb_v1": ("filters.fineweb_quality_filter", "FineWebQualityFilter"),
     "normalise_v1": ("formatters.ftfy", "FTFYFormatter"),
-    "pii_v1": ("formatters.pii", "PIIFormatter"),
+    "pii_v1 EMAIL IP": ("formatters.pii", "PIIFormatter"),
 }
 
 
@@ -53,6 +54,8 @@ def ours(documents: list[Document]) -> dict[str, Run]:
         if name not in NEEDS_SETTINGS:
             of, signal = rule(), rule.signal()
             runs[name] = lambda of=of, signal=signal: [of(signal(one)) for one in documents]
+    two = PII(kinds=("EMAIL", "IP"))  # what datatrove's finds
+    runs["pii_v1 EMAIL IP"] = lambda: [two(document) for document in documents]
     for of in (RepeatedRuns(), SimHash()):
         runs[of.version] = lambda of=of: of.clean(documents)
     return runs

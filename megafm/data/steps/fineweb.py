@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from megafm.data.document import Document
-from megafm.data.index import native
-from megafm.data.index_reference import REPETITION
 from megafm.data.steps.c4 import TERMINAL
 from megafm.data.steps.step import Signal, Values, first_true, need_between
 
@@ -30,13 +28,11 @@ class LineSignal:
 
     def __call__(self, document: Document) -> dict[str, float]:
         lines = [line.strip() for line in document.text.split("\n") if line.strip()]
-        (row,) = native().repetition([document.encoded], 1).tolist()
-        counts = dict(zip(REPETITION, row, strict=True))
-        repeated, characters = counts["duplicate_line_characters"], counts["characters"]
+        repeated = sum(map(len, lines)) - sum(map(len, set(lines)))
         return {
             "punctuated": sum(line.endswith(TERMINAL) for line in lines) / max(len(lines), 1),
             "short": sum(len(line) < self.short for line in lines) / max(len(lines), 1),
-            "duplicate_characters": repeated / max(characters, 1),
+            "duplicate_characters": repeated / max(len(document.text), 1),
         }
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from megafm.data.document import Document, Drop
-from megafm.data.steps.detectors import Detector, find, replace
+from megafm.data.steps.detectors import Detector, Near, find, replace
 from megafm.data.steps.step import changed, need_between
 
 MIN_ENTROPY = 3.0  # bits a character
@@ -73,6 +73,7 @@ KEYS = (
         ),
         looks_random,
         cues=("passw", "pwd", "secret", "key", "token"),
+        near=Near(re.compile(r"[:=>]\s{0,3}[\"'][^\s\"']{8}"), 220),
     ),
 )
 

@@ -65,6 +65,7 @@ def test_a_span_is_what_is_in_common():
     assert found(RUNS, text, QUESTION) == [("0", begin, end)]
     half = " ".join(QUESTION.split()[5:18])
     assert found(RUNS, f"x {half} y", QUESTION) == [("0", 2, 2 + len(half))]
+    assert found(RUNS, QUESTION.upper(), QUESTION) == [("0", 0, len(QUESTION) - 1)]
     twelve = " ".join(QUESTION.split()[5:17])
     assert found(RUNS, f"x {twelve} y", QUESTION) == []
 

@@ -99,6 +99,13 @@ def test_what_is_not_redacted_stays_as_it_is(parts):
         at = text.index(piece, at) + len(piece)
 
 
+def test_of_two_that_overlap_the_first_detectors_counts():
+    """The end of a password, @ and a host are an address too."""
+    text = "https://u:aB3dE5fG7h@db.example.org/"
+    assert redact(text) == "https://u:<KEY>@db.example.org/"
+    assert PII(kinds=("EMAIL",))(document("a", text)).text == "https://u:<EMAIL>/"
+
+
 def test_counts_by_kind():
     text = "a@b.org, c@d.org, 10.1.2.3 and +49 30 1234567"
     result = PII()(document("a.txt", text))

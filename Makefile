@@ -45,8 +45,7 @@ gates: setup  ## C++ without warnings and under sanitizers; Triton's and CUDA ke
 	$(BIN)/python tools/gate_triton.py
 	$(BIN)/python tools/gate_cuda.py
 	$(BIN)/python tools/gate_cuda_library.py
-	$(BIN)/python tools/compile_ops.py --emulate
-	$(BIN)/python -m pytest -q -n 2 tests/ops/cuda
+	$(BIN)/python tools/gate_emulated.py
 
 bundle: setup  ## wheels for `make gpu` on a machine without a network, into build/bundle
 	$(BIN)/python tools/bundle.py

@@ -64,6 +64,7 @@ KERNEL_FLAGS = [
 # Without contraction and by the letter: what the emulator computes is compared with a rule.
 EMULATE_FLAGS = [
     "-DMEGAFM_EMULATE",
+    "-Werror",
     "-O2",
     "-g",
     "-ffp-contract=off",
@@ -116,7 +117,8 @@ class Library:
 OPS = Library("ops", "_ops.so", ("*.cpp", "cpu/*.cpp"))
 INDEX = Library("index", f"_index{sysconfig.get_config_var('EXT_SUFFIX')}", ("index/*.cpp",))
 LIBRARIES = (OPS, INDEX)  # in megafm/
-CUDA = ("cuda/*.cpp", "cuda/*.cu")  # of the ops too, where they are wanted
+HOST_OF_CUDA = ("cuda/*.cpp",)  # includes nothing of CUDA
+CUDA = (*HOST_OF_CUDA, "cuda/*.cu")  # of the ops too, where they are wanted
 EMULATED = Library("emulated", "_ops_emulated.so", ("*.cpp", *CUDA, "emulator/*.cpp"))
 
 
@@ -158,7 +160,8 @@ def build(
     flavour = "strict" if strict else "sanitize" if sanitize else ""
     extra = ["-Werror"] if strict else SANITIZE_FLAGS if sanitize else []
     folder = ROOT / "build" / "-".join(filter(None, [library.name, flavour]))
-    units = _units(library, library.sources(*(CUDA if cuda else ())), folder, extra)
+    more = CUDA if cuda else HOST_OF_CUDA if strict and library is OPS else ()
+    units = _units(library, library.sources(*more), folder, extra)
     num_stale = compile_units(units, compile_cuda.num_jobs() if cuda else None)
     built = f"compiled {num_stale} of {len(units)} objects"
     if not strict:

@@ -9,6 +9,9 @@ in comments of the file; every kernel needs a line:
     // gate norm_forward<*, 8>: LDG.E.128 STG.E.128        beginnings of SASS instructions
     // gate chips: 90a                                     of the whole file; without it: all
 
+What the emulator is tested on (tests/csrc/emulator/*_cases.cu) is compiled too, for the chips that
+have it: the same source has to be CUDA.
+
 A kernel also fails if it spills registers, keeps an array in local memory, or makes ptxas warn (as
 it does of serialized wgmma). Objects are kept under build/ and go by command, source and headers.
 """
@@ -30,6 +33,7 @@ import compile_cuda
 import compile_ops
 
 KERNELS = compile_ops.ROOT / "csrc" / "cuda"
+CASES = compile_ops.ROOT / "tests" / "csrc" / "emulator"
 FOLDER = compile_ops.ROOT / "build" / "gate-cuda"
 CHIPS = ("80", "90a", "100a", "120a")
 COLUMNS = ("file", "kernels", "chip", "number", "registers", "shared", "contains")
@@ -97,9 +101,21 @@ def compile_all(names: list[str], chips: list[str]) -> Iterator[tuple[Path, str,
                 codes = [f"-gencode=arch=compute_{chip},code=sm_{chip}", "-Xptxas=-v"]
                 unit = compile_ops.cuda_unit(path, FOLDER / f"{path.stem}.{chip}.o", codes)
                 jobs.append((path, chip, unit))
-    compile_ops.compile_units([unit for _, _, unit in jobs], compile_cuda.num_jobs())
+    units = [unit for _, _, unit in jobs] + (case_units(chips) if not names else [])
+    compile_ops.compile_units(units, compile_cuda.num_jobs())
     for path, chip, unit in jobs:
         yield path, chip, unit.obj, unit.log.read_text(encoding="utf-8")
+
+
+def case_units(chips: list[str]) -> list[compile_ops.Unit]:
+    """The emulator's conformance cases, each for the oldest chip that has its instructions."""
+    units = []
+    for path in sorted(CASES.glob("*_cases.cu")):
+        chip = "90a" if re.search("sm90|wgmma", path.stem) else "80"
+        if chip in chips:
+            codes = [f"-gencode=arch=compute_{chip},code=sm_{chip}", "-I", str(CASES)]
+            units.append(compile_ops.cuda_unit(path, FOLDER / f"{path.stem}.{chip}.o", codes))
+    return units
 
 
 def inspect(chip: str, obj: Path, log: str) -> list[Found]:

@@ -39,14 +39,7 @@ def main() -> None:
     except compile_ops.BuildError as error:
         sys.exit(f"gates: error: {error}")
     make_shadow(SHADOW, built)
-    environment = {
-        **os.environ,
-        "LD_PRELOAD": " ".join(map(runtime, ("libasan.so", "libubsan.so"))),
-        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:exitcode=99",
-        "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1:exitcode=99",
-        "OMP_NUM_THREADS": "2",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
+    environment = {**sanitized(), "OMP_NUM_THREADS": "2"}
     # Without the libraries the tests would be skipped.
     loads = (
         "import sys; from megafm.ops import _library; from megafm.data import index; "
@@ -58,6 +51,17 @@ def main() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "--capture=sys", "-k", WITHOUT, *TESTS]
     run = subprocess.run([*command, *sys.argv[1:]], cwd=SHADOW, env=environment)
     sys.exit(run.returncode)
+
+
+def sanitized() -> dict[str, str]:
+    """This process's environment, with the sanitizers' run times loaded first."""
+    return {
+        **os.environ,
+        "LD_PRELOAD": " ".join(map(runtime, ("libasan.so", "libubsan.so"))),
+        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:exitcode=99",
+        "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1:exitcode=99",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
 
 
 def make_shadow(shadow: Path, libraries: list[Path]) -> None:

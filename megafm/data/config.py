@@ -52,10 +52,14 @@ class TrainingData(DataDir):
             within one, e.g. data.blend=[{dir:runs/web/data,weight:0.8},{dir:runs/code/data,...}].
         packing: stream cuts all documents, end to end, into windows, and tokens see those of the
             documents before theirs; best_fit packs whole documents, each of which sees itself.
+        token_dtype, eod_id: of token files made elsewhere that do not say: the type of a token, ""
+            for the usual one, and the id that ends documents.
     """
 
     blend: tuple[BlendPart, ...] = ()
     packing: Literal["stream", "best_fit"] = "stream"
+    token_dtype: Literal["", "uint16", "uint32", "int32", "int64"] = ""
+    eod_id: int | None = None
 
 
 @dataclass(frozen=True)

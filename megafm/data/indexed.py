@@ -44,7 +44,7 @@ class IndexedDataset:
     """Random access to the sequences of a shard, memory-mapped.
 
     `dataset[i]` is sequence i, `tokens` all of them end to end (both views on the file, in its
-    dtype); `document_indices` int64.
+    dtype); `document_indices` int64, `edges` where sequences start in `tokens`, and their end.
 
     Raises:
         ValueError: a file is missing, cut off or of another format; names the file, expected
@@ -73,6 +73,9 @@ class IndexedDataset:
             self._fail(self.bin_path, f"{how}, expected {expected} bytes, found {actual}")
         empty = np.zeros(0, self.dtype)  # an empty file cannot be mapped
         self.tokens = np.memmap(self.bin_path, self.dtype, "r") if actual else empty
+        self.edges = np.concatenate(([0], np.cumsum(self.lengths, dtype=np.int64)))
+        if (self.pointers != self.edges[:-1] * self.dtype.itemsize).any():
+            self._fail(self.idx_path, "its sequences do not follow each other in the .bin")
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -82,8 +85,22 @@ class IndexedDataset:
         return self.tokens[first : first + int(self.lengths[index])]
 
     @property
+    def path(self) -> Path:
+        return self.bin_path
+
+    @property
     def num_tokens(self) -> int:
         return len(self.tokens)
+
+    @property
+    def document_edges(self) -> np.ndarray:
+        """Where each document starts in `tokens`, and the end of the last: int64. A document may
+        have several sequences."""
+        return self.edges[self.document_indices]
+
+    def gather(self, starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `token_files.Tokens`: nothing is copied."""
+        return self.tokens, starts
 
     def _read_header(self, index: bytes) -> tuple[np.dtype, int, int]:
         if len(index) < _HEADER.size:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from megafm.data.index import native
-from megafm.data.indexed import IndexedDataset
 from megafm.data.samples import Batch, rows_of_epochs
+from megafm.data.token_formats import Headerless, open_tokens
 
 
 class PackedDocuments:
@@ -28,16 +28,21 @@ class PackedDocuments:
         ValueError: no document has a token with a target.
     """
 
-    def __init__(self, prefix: str | Path, seq_len: int, seed: int = 0) -> None:
-        self.dataset = IndexedDataset(prefix)
+    def __init__(
+        self,
+        prefix: str | Path,
+        seq_len: int,
+        seed: int = 0,
+        headerless: Headerless | None = None,
+    ) -> None:
+        self.dataset = open_tokens(prefix, headerless)
         self.seq_len = seq_len
         self.seed = seed
-        edges = np.concatenate(([0], np.cumsum(self.dataset.lengths, dtype=np.int64)))
-        edges = edges[self.dataset.document_indices]
+        edges = self.dataset.document_edges
         starts, lengths = cut(edges[:-1], np.diff(edges) - 1, seq_len)
         if len(starts) == 0:
             raise ValueError(
-                f"{self.dataset.bin_path}: no document of two tokens or more to pack; add "
+                f"{self.dataset.path}: no document of two tokens or more to pack; add "
                 "documents, or set data.packing=stream"
             )
         order, self._ends = native().pack(lengths, seq_len)
@@ -51,8 +56,9 @@ class PackedDocuments:
         begins, counts = self._ends[rows], self._ends[rows + 1] - self._ends[rows]
         ends = np.concatenate(([0], np.cumsum(counts)))
         pieces = np.arange(ends[-1]) + np.repeat(begins - ends[:-1], counts)
-        places = self._starts[pieces], self._lengths[pieces], ends
-        return Batch(*native().gather_rows(self.dataset.tokens, *places, self.seq_len))
+        lengths = self._lengths[pieces]
+        tokens, starts = self.dataset.gather(self._starts[pieces], lengths + 1)
+        return Batch(*native().gather_rows(tokens, starts, lengths, ends, self.seq_len))
 
     def epochs(self, num_samples: int) -> str:
         return f"{num_samples / self.rows_per_epoch:.2f} epochs, {self.waste:.2%} padding"

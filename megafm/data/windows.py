@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from megafm.data.index import native
-from megafm.data.indexed import IndexedDataset
 from megafm.data.samples import Batch, rows_of_epochs
+from megafm.data.token_formats import Headerless, open_tokens
 
 
 class TokenWindows:
@@ -24,20 +24,26 @@ class TokenWindows:
     """
 
     def __init__(
-        self, prefix: str | Path, seq_len: int, seed: int = 0, shuffle: bool = True
+        self,
+        prefix: str | Path,
+        seq_len: int,
+        seed: int = 0,
+        headerless: Headerless | None = None,
+        *,
+        shuffle: bool = True,
     ) -> None:
-        self.dataset = IndexedDataset(prefix)
+        self.dataset = open_tokens(prefix, headerless)
         self.seq_len = seq_len
         self.seed = seed
         self.shuffle = shuffle
         tokens = self.dataset.num_tokens
         if tokens < 2:
             raise ValueError(
-                f"{self.dataset.bin_path}: {tokens} tokens, too few to train on; add documents"
+                f"{self.dataset.path}: {tokens} tokens, too few to train on; add documents"
             )
         if not 1 <= seq_len < tokens:
             raise ValueError(
-                f"train.seq_len={seq_len}: {self.dataset.bin_path} has {tokens} tokens, "
+                f"train.seq_len={seq_len}: {self.dataset.path} has {tokens} tokens, "
                 f"a window takes train.seq_len + 1; set train.seq_len={tokens - 1} or less"
             )
         self.windows_per_epoch = (tokens - 1) // seq_len
@@ -47,8 +53,10 @@ class TokenWindows:
             window = rows_of_epochs(first, count, self.windows_per_epoch, self.seed)
         else:
             window = np.arange(first, first + count, dtype=np.int64) % self.windows_per_epoch
-        places = window * self.seq_len, np.full(count, self.seq_len), np.arange(count + 1)
-        tokens, targets, _ = native().gather_rows(self.dataset.tokens, *places, self.seq_len)
+        lengths = np.full(count, self.seq_len)
+        data, starts = self.dataset.gather(window * self.seq_len, lengths + 1)
+        rows = starts, lengths, np.arange(count + 1)
+        tokens, targets, _ = native().gather_rows(data, *rows, self.seq_len)
         return Batch(tokens, targets)
 
     def epochs(self, num_samples: int) -> str:

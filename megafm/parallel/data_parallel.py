@@ -5,19 +5,19 @@ The loss is already divided by the global token count, so gradients are summed, 
 in float32 at least, whatever they are stored as.
 """
 
-import warnings
+from __future__ import annotations
+
 from collections.abc import Iterable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
-from torch.nn.parallel import DistributedDataParallel
 
 from megafm.parallel.mesh import ParallelConfig, gathers_for_backward, sharding_ranks
+from megafm.parallel.replicas import Replicas
 
 
 def shards_parameters(parallel: ParallelConfig) -> bool:
@@ -32,12 +32,12 @@ def data_parallel(
     parallel: ParallelConfig,
     param_dtype: torch.dtype,
 ) -> nn.Module:
-    """Wrap `module` for the layout: nothing where no other rank has other tokens, DDP (also for
-    ZeRO-1, whose optimizer is a `ShardedStep`), FSDP2, or HSDP (FSDP2 with replicas).
+    """Wrap `module` for the layout: nothing where no other rank has other tokens, `Replicas` (also
+    for ZeRO-1, whose optimizer is a `ShardedStep`), FSDP2, or HSDP (FSDP2 with replicas).
 
-    DDP takes no DTensors, and one backward pass a step: replicas of a model that is split over `tp`
-    or `pp` are HSDP with shards of one. So is what is beside the experts in a pipeline, which
-    reduces the gradients of one FSDP2 module and those inside it.
+    `Replicas` take no DTensors, and one backward pass a step: replicas of a model that is split
+    over `tp` or `pp` are HSDP with shards of one. So is what is beside the experts in a pipeline,
+    which reduces the gradients of one FSDP2 module and those inside it.
 
     Args:
         blocks: the parts of `module` that FSDP2 gathers and frees one at a time.
@@ -47,7 +47,8 @@ def data_parallel(
     if mesh is None or (alone and (parallel.ep == 1 or parallel.pp == 1)):
         return module
     if not shards_parameters(parallel) and parallel.tp == parallel.ep == parallel.pp == 1:
-        return _replicated(module, mesh)
+        group = mesh["dp_replicate", "dp_shard", "cp"]._flatten("gradients").get_group()
+        return Replicas(module, group)
     ranks = sharding_ranks(mesh)
     if parallel.dp_replicate > 1:
         ranks = DeviceMesh._concatenate([mesh["dp_replicate"], ranks])
@@ -90,8 +91,8 @@ def _cut_dim(parameter: nn.Parameter, num_ranks: int) -> int:
 
 def set_gradient_sync(wrapped: nn.Module, enabled: bool) -> None:
     """Reduce gradients in the next backward pass only if `enabled` (the last microbatch)."""
-    if isinstance(wrapped, DistributedDataParallel):
-        wrapped.require_backward_grad_sync = enabled
+    if isinstance(wrapped, Replicas):
+        wrapped.sync = enabled
         return
     for module in wrapped.modules():
         if isinstance(module, FSDPModule):
@@ -112,29 +113,3 @@ def reshard(wrapped: nn.Module) -> None:
     for module in wrapped.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
-
-
-def _replicated(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    group = mesh["dp_replicate", "dp_shard", "cp"]._flatten("gradients").get_group()
-    # init_sync: every rank has drawn or loaded the same weights.
-    with warnings.catch_warnings():  # torch 2.13 renames broadcast_buffers; 2.11 has only it
-        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-        wrapped = DistributedDataParallel(
-            module,
-            process_group=group,
-            init_sync=False,
-            gradient_as_bucket_view=True,
-            broadcast_buffers=False,
-        )
-    wrapped.register_comm_hook(group, _sum_gradients)
-    return wrapped
-
-
-# DDP reads these annotations, so this file does not postpone them.
-def _sum_gradients(
-    group: dist.ProcessGroup, bucket: dist.GradBucket
-) -> torch.futures.Future[torch.Tensor]:
-    gradients = bucket.buffer()
-    wide = gradients.to(torch.promote_types(gradients.dtype, torch.float32))
-    future = dist.all_reduce(wide, group=group, async_op=True).get_future()
-    return future.then(lambda _: wide.to(gradients.dtype))

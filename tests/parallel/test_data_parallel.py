@@ -69,6 +69,40 @@ def test_float64_gradients_are_summed_in_float64(layout: str, ranks: RankPool) -
         assert (found - exact).norm() < 1e-14 * exact.norm()
 
 
+class Two(nn.Module):
+    """The gradient of what is registered last comes first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Parameter(torch.ones(1000)), nn.Parameter(torch.ones(300))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.first * x).sum() + (self.last * x[:300]).sum()
+
+
+def gradients_of_steps(layout: str) -> list[torch.Tensor]:
+    """Of three steps on the same input, that of the first parameter."""
+    found = []
+    with world.process_group(torch.device("cpu"), 60.0):
+        module = Two()
+        mesh = build_mesh(LAYOUTS[layout], "cpu")
+        wrapped = data_parallel(module, [], mesh, LAYOUTS[layout], torch.float32)
+        for _ in range(3):
+            wrapped(inputs(world.rank(), torch.float32)).backward()
+            gradient = module.first.grad
+            assert gradient is not None
+            found.append(gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient)
+            module.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_later_step_sums_in_the_order_of_the_first(layout: str, ranks: RankPool) -> None:
+    """Else a run that was resumed, whose first step it is, has other bits than one that went on."""
+    for first, *later in ranks.run(gradients_of_steps, WORLD, layout):
+        assert all(torch.equal(first, gradient) for gradient in later)
+
+
 SHAPES = {"even": (8, 3), "uneven": (7, 5), "few_rows": (2, 4), "vector": (9,)}
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from megafm import ops
-from megafm.parallel import ring_attention, world
+from megafm.parallel import replicas, ring_attention, world
 from megafm.parallel.layers import ColumnParallelLinear, column_parallel
 from megafm.parallel.mesh import ParallelConfig, build_mesh
 
@@ -43,6 +45,20 @@ def test_the_backward_pass_of_a_column_layer_computes_while_it_gathers_and_scatt
     gathering = ["all_gather_into_tensor", "work"]  # the gradient of x
     scattering = ["reduce_scatter_tensor", "wait_tensor", "work"]  # those of the weights
     assert seen.entries == [*gathering, *scattering, "wait_tensor"]
+
+
+def test_gradients_of_replicas_are_summed_while_those_of_earlier_layers_are_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(replicas, "BUCKET_BYTES", 4 * 4 * 4)  # a weight
+    with world.fake_process_group(rank=0, world_size=2):
+        group = build_mesh(ParallelConfig(dp_replicate=2), "cpu")["dp_replicate"].get_group()
+        layers = nn.Sequential(*(nn.Linear(4, 4, bias=False) for _ in range(3)))
+        loss = replicas.Replicas(layers, group)(torch.zeros(2, 4)).sum()
+        with Timeline() as seen:
+            loss.backward()
+    # one bucket is on its way during the work for the next
+    assert seen.entries == ["work", "all_reduce_", *["work", "all_reduce_", "wait_tensor"] * 2]
 
 
 def test_keys_go_round_the_ring_while_attention_is_computed() -> None:

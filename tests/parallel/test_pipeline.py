@@ -92,7 +92,10 @@ def run_layouts(names: list[str], folder: Path) -> dict[tuple[str, str], parity.
         for name in names:
             mesh = build_mesh(LAYOUTS[name], "cpu") if name != "one" else None
             for case in CASES:
-                found[name, case] = parity.run_case(CASES[case], LAYOUTS[name], mesh, folder)
+                chosen = CASES[case]
+                if name in SPLIT_BACKWARD:  # the curve of each schedule is that of PIPELINES
+                    chosen = replace(chosen, num_steps=min(3, chosen.num_steps))
+                found[name, case] = parity.run_case(chosen, LAYOUTS[name], mesh, folder)
     return found
 
 
@@ -101,8 +104,9 @@ def run_layouts(names: list[str], folder: Path) -> dict[tuple[str, str], parity.
 def test_every_schedule_gives_the_gradients_and_losses_of_one_rank(
     name: str, case: str, outcomes: dict[tuple[str, str], list[parity.Outcome]]
 ) -> None:
-    (one,) = outcomes["one", case]
-    parity.check_gradients_and_losses(outcomes[name, case], one, CASES[case])
+    (one,), found = outcomes["one", case], outcomes[name, case]
+    one = replace(one, losses=one.losses[: len(found[0].losses)])
+    parity.check_gradients_and_losses(found, one, CASES[case])
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

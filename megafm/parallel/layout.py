@@ -191,9 +191,10 @@ def _check_zero(parallel: ParallelConfig, world_size: int) -> None:
     zero, ranks = parallel.zero, parallel.dp_shard * parallel.cp
     if zero == 1 and ranks == 1 and world_size > 1:
         remedy = "parallel.dp_replicate=1 and parallel.dp_shard=-1 or "
+        can_shard = parallel.dp_replicate > 1 and parallel.tp == parallel.pp == 1  # see below
         raise ValueError(
             "parallel.zero=1: shards the optimizer state over parallel.dp_shard=1 ranks; "
-            f"set {remedy if parallel.dp_replicate > 1 else ''}parallel.zero=3"
+            f"set {remedy if can_shard else ''}parallel.zero=3"
         )
     if zero < 3 and ranks == 1:
         warnings.warn(
@@ -261,11 +262,12 @@ def _fill(
         if works and name != free:
             remedies.append(_nearest(name, sizes[name], works))
     enough = fixed if free is None else max(fixed, world_size // fixed * fixed)
+    remedies = [f"set {', or '.join(remedies)}"] if remedies else []
     remedies.append(f"start `torchrun --nproc-per-node {enough}` (plan: world_size={enough})")
     raise ValueError(
         f"parallel {product or 'with every axis 1'}: needs "
         f"{f'{fixed} ranks' if free is None else f'a multiple of {fixed} ranks'}, the world has "
-        f"{world_size}; set {', or '.join(remedies)}"
+        f"{world_size}; {', or '.join(remedies)}"
     )
 
 

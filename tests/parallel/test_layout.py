@@ -36,7 +36,7 @@ def test_minus_one_takes_what_the_world_leaves() -> None:
             8,
             ["dp_replicate=2 x dp_shard=2", "has 8", "set parallel.dp_replicate=4, or parallel.dp"],
         ),
-        (ParallelConfig(dp_replicate=1, tp=4), 6, ["tp=4", "has 6", "--nproc-per-node 4"]),
+        (ParallelConfig(dp_replicate=1, tp=4), 6, ["tp=4", "has 6; start `torchrun --nproc-per"]),
         (ParallelConfig(tp=4), 6, ["tp=4: needs a multiple of 4", "set parallel.tp=2, or start"]),
         (ParallelConfig(dp_shard=2, zero=1, tp=2), 4, ["parallel.zero=1", "set parallel.zero=2"]),
         (ParallelConfig(cp=4), 6, ["cp=4: needs a multiple of 4", "set parallel.cp=2, or start"]),
@@ -69,6 +69,7 @@ def test_minus_one_takes_what_the_world_leaves() -> None:
         ),
         (ParallelConfig(zero=1), 2, ["zero=1", "dp_shard=1", "set parallel.dp_replicate=1"]),
         (ParallelConfig(tp=2, zero=1), 2, ["over parallel.dp_shard=1 ranks; set parallel.zero=3"]),
+        (ParallelConfig(tp=2, zero=1), 4, ["over parallel.dp_shard=1 ranks; set parallel.zero=3"]),
         (ParallelConfig(dp_replicate=4), 1, ["dp_replicate=4", "has 1", "--nproc-per-node 4"]),
     ],
 )

@@ -1,6 +1,7 @@
 """Every step, signal and rule: documents and megabytes per second of one core, beside datatrove's.
 
-    pip install --target DIR --no-deps datatrove==0.10.1   # and what its filters import
+    pip install --target DIR --no-deps datatrove==0.10.1
+    pip install --target DIR spacy loguru humanize dill multiprocess nltk tldextract
     PYTHONPATH=DIR python -m benchmarks.data.steps TEXT.jsonl
 
 TEXT.jsonl has a document a line, {"text": ...}. A rule is timed with its signal: a filter of

@@ -25,7 +25,7 @@ def main(config: DataJob) -> None:
 
 
 def show(action: str, data: DataFolder) -> None:
-    """The actions that only read.
+    """The actions on what is there.
 
     Raises:
         ValueError: the folder does not have it, or a setting is missing.
@@ -38,6 +38,10 @@ def show(action: str, data: DataFolder) -> None:
         inspection.sample(data.dir, data.split, data.count)
     elif action == "lookup":
         inspection.show_token(data.dir, data.split, data.token)
+    elif action == "report":
+        from megafm.report.corpus import write_data_report  # a job may use what stands below it
+
+        print(write_data_report(data.dir))
     elif data.other is None:
         raise ValueError("data.other=null: action=diff compares two folders; set data.other=DIR")
     else:

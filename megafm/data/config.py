@@ -198,7 +198,7 @@ class Executor:
 class DataJob:
     what: str = "read, deduplicate and split documents; write token shards; show them"
     action: Literal[
-        "prepare", "tokenize", "inspect", "stats", "sample", "lookup", "diff", "run_task"
+        "prepare", "tokenize", "inspect", "stats", "sample", "lookup", "diff", "report", "run_task"
     ] = "prepare"
     data: DataFolder = field(default_factory=DataFolder)
     tokenizer: TokenizerDir = field(default_factory=TokenizerDir)  # of action=tokenize

@@ -19,7 +19,6 @@ MAX_SAMPLES = 8
 
 def page(record: RunRecord) -> str:
     """The whole document; nothing in it is fetched from anywhere."""
-    style = files("megafm.report").joinpath("style.css").read_text(encoding="utf-8")
     sections = [
         header(record),
         section("Training", training(record)),
@@ -29,11 +28,17 @@ def page(record: RunRecord) -> str:
         section("Checkpoints", checkpoint_table(record)),
         section("Config and versions", configuration(record)),
     ]
+    return html(f"{record.name}: megafm run report", "".join(sections))
+
+
+def html(title: str, body: str) -> str:
+    """A page that loads nothing."""
+    style = files("megafm.report").joinpath("style.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(record.name)}: megafm run report</title>\n<style>\n{style}</style>\n"
-        f"</head>\n<body>\n<main>\n{''.join(sections)}"
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n"
+        f"</head>\n<body>\n<main>\n{body}"
         f"<footer>Written by megafm {megafm.__version__}. This page is complete: it loads nothing "
         "from elsewhere.</footer>\n</main>\n</body>\n</html>\n"
     )

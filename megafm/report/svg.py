@@ -83,12 +83,17 @@ def legend(series: list[Series]) -> str:
     return f'<p class="legend">{"".join(items)}</p>'
 
 
-def bar_chart(rows: list[tuple[str, float, str]], *, label: str) -> str:
+def bar_chart(
+    rows: list[tuple[str, float, str]],
+    *,
+    label: str,
+    value_text: Callable[[float], str] = "{:.3f}".format,
+) -> str:
     """Horizontal bars (name, value, style) with their values, from zero."""
     row_height, name_width = 40, 150
     height = row_height * len(rows) + 8
     full = WIDTH - name_width - 90
-    most = max(value for _, value, _ in rows)
+    most = max(value for _, value, _ in rows) or 1
     parts = [f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}">']
     for i, (name, value, style) in enumerate(rows):
         y = 4 + i * row_height
@@ -97,6 +102,28 @@ def bar_chart(rows: list[tuple[str, float, str]], *, label: str) -> str:
             f'<text class="name" x="{name_width - 12}" y="{y + 23}" text-anchor="end">'
             f'{escape(name)}</text><rect class="bar {style}" x="{name_width}" y="{y + 6}" '
             f'width="{length:.1f}" height="26" rx="4"/><text class="value" '
-            f'x="{name_width + length + 10:.1f}" y="{y + 24}">{value:.3f}</text>'
+            f'x="{name_width + length + 10:.1f}" y="{y + 24}">{value_text(value)}</text>'
         )
+    return "".join([*parts, "</svg>"])
+
+
+def column_chart(rows: list[tuple[str, int]], *, label: str, height: int = 180) -> str:
+    """Columns (name, count) side by side, from zero; about ten of the names are written."""
+    plot = height - TOP - 22
+    step = min(40.0, (WIDTH - LEFT - RIGHT) / len(rows))
+    most = max(count for _, count in rows) or 1
+    every = -(-len(rows) // 10)
+    parts = [f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}">']
+    parts.append(f'<text class="tick" x="{LEFT - 8}" y="{TOP + 10}" text-anchor="end">{si(most)}')
+    parts.append("</text>")
+    for i, (name, count) in enumerate(rows):
+        tall, x = plot * count / most, LEFT + i * step
+        parts.append(
+            f'<rect class="bar model" x="{x + 0.1 * step:.1f}" y="{TOP + plot - tall:.1f}" '
+            f'width="{0.8 * step:.1f}" height="{tall:.1f}"><title>{escape(name)}: {count:,}'
+            "</title></rect>"
+        )
+        if i % every == 0:
+            parts.append(f'<text class="tick" x="{x + step / 2:.1f}" y="{height - 6}" ')
+            parts.append(f'text-anchor="middle">{escape(name)}</text>')
     return "".join([*parts, "</svg>"])

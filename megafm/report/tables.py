@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import megafm
+from megafm.data import Manifest
 from megafm.device import device_name, resolve_device
 from megafm.report.collect import RunRecord
 
@@ -39,6 +40,11 @@ def data_tables(record: RunRecord) -> str:
     manifest = record.manifest
     if manifest is None:
         return '<p class="note">No manifest found: the data folder is not where the run says.</p>'
+    return manifest_tables(manifest)
+
+
+def manifest_tables(manifest: Manifest) -> str:
+    """The same of a data folder."""
     splits = [
         [name, split.documents, split.bytes, "not yet" if split.tokens is None else split.tokens]
         + [f"{split.bytes / split.tokens:.2f}" if split.tokens else ""]

@@ -13,7 +13,7 @@ from tests.data.stages.helpers import corpus_with_copies
 def made(tmp_path: Path) -> Path:
     corpus = corpus_with_copies(tmp_path / "corpus", 20)
     (corpus / "empty.py").touch()
-    (corpus / "short.py").write_text("some words here\n")
+    (corpus / "short.py").write_text("some words here <b>\n")
     rule = {"min_words": 20, "min_alphabetic_words": 0, "min_stop_words": 0, "skip": ["web"]}
     job = DataJob(
         data=DataDir(str(tmp_path / "data")),
@@ -35,7 +35,7 @@ def test_statistics_add_up_to_what_is_left(tmp_path: Path) -> None:
     assert sum(sum(counts.values()) for counts in found.lengths.values()) == left
     assert sum(count for count, _ in found.languages.values()) == left
     assert {example.reason for example in found.examples} >= {"empty"}
-    assert any(example.text == "some words here\n" for example in found.examples)
+    assert any(example.text == "some words here <b>\n" for example in found.examples)
     assert all(cluster.size == 2 and cluster.removed == 1 for cluster in found.clusters)
     words = found.signals["gopher_signals_v1.words"]
     assert sum(words.values()) == 20 + 5 + 5 + 1

@@ -20,6 +20,7 @@ class LocalWorkers:
     def __init__(self, count: int) -> None:
         self._count = count
         self._pool: ProcessPoolExecutor | None = None
+        self._started = False
 
     def __enter__(self) -> LocalWorkers:
         return self
@@ -35,7 +36,8 @@ class LocalWorkers:
     def map(self, stage: Stage, units: list[Unit]) -> Iterator[tuple[Unit, Failure | None]]:
         """No more units than processes are under way, so that one that kills its process costs no
         others but those."""
-        if self._count == 1 or (len(units) == 1 and self._pool is None):
+        # Alone here, if it is not known to kill its process.
+        if self._count == 1 or (len(units) == 1 and not self._started):
             yield from ((unit, run_unit(stage, unit)) for unit in units)
             return
         waiting = list(reversed(units))
@@ -50,6 +52,7 @@ class LocalWorkers:
 
     def _submit(self, stage: Stage, unit: Unit) -> Future[Failure | None]:
         if self._pool is None:
+            self._started = True
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self._count, context, _end_with_parent)
         try:

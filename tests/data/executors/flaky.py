@@ -14,7 +14,7 @@ from megafm.data.stages.stage import Stage
 
 @dataclass(frozen=True)
 class Flaky(Stage):
-    """broken and wrong fail for good, once and killed at the first attempt."""
+    """broken, wrong and deadly fail for good, once and killed at the first attempt."""
 
     units_of: tuple[str, ...]
     name: ClassVar[str] = "flaky"
@@ -34,7 +34,7 @@ class Flaky(Stage):
             raise ValueError("source.fields.text=body: no such column")
         if unit == "once" and first:
             raise OSError(5, "Input/output error")
-        if unit == "killed" and first:
+        if unit == "deadly" or (unit == "killed" and first):
             os.kill(os.getpid(), signal.SIGKILL)
         return Counter()
 

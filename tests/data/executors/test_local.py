@@ -30,6 +30,9 @@ def test_a_killed_worker_costs_nobody_else(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_dies_too_often_is_named(tmp_path: Path) -> None:
-    stage = Flaky(tmp_path, ("killed", "a"))
-    with pytest.raises(StageFailed, match="killed: a worker process was killed"):
-        run([stage], Executor(workers=2, retries=0))
+    stage = Flaky(tmp_path, ("deadly", "a"))
+    with pytest.raises(
+        StageFailed, match="1 of 2 shards failed: deadly: a worker process was kill"
+    ):
+        run([stage], Executor(workers=2, retries=1))
+    assert tried(tmp_path, "deadly") == 2

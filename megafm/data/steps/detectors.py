@@ -134,7 +134,8 @@ FILE_SUFFIXES = {"png", "jpg", "jpeg", "gif", "svg", "webp", "js", "mjs", "css",
 
 
 def _ip(found: str) -> bool:
-    """An address of a machine: no loopback, no mask, no multicast, no `a::b` of a program."""
+    """An address of a machine: no loopback, no mask, no multicast, no `a::b` of a program, and no
+    number of four digits, which is a version."""
     try:
         address = ipaddress.ip_address(found)
     except ValueError:
@@ -143,15 +144,15 @@ def _ip(found: str) -> bool:
         return False
     if address.version == 6:
         return len([group for group in found.split(":") if group]) >= 3
-    return not found.startswith(("0.", "255."))
+    return len(found) > 7 and not found.startswith(("0.", "255."))
 
 
-def _phone(found: str) -> bool:
-    digits = re.sub(r"\D", "", found)
-    return 9 <= len(digits) <= 13 and DATE.match(found) is None
+def _phone(digits: str) -> bool:
+    return 9 <= len(re.sub(r"\D", "", digits)) <= 13
 
 
-DATE = re.compile(r"\(?[0-9]{2}[./ -][0-9]{2}[./ -](?:19|20)[0-9]{2}")
+DATE = r"\(?[0-9]{2}[./ -][0-9]{2}[./ -](?:19|20)[0-9]{2}"
+ZIP_CODE = r"[0-9]{5}-[0-9]{4}(?![ -]?[0-9])"
 IBANS = "|".join(
     rf"(?:{'|'.join(countries.split())})[0-9]{{2}}(?:[ -]?[A-Z0-9]){{{length - 4}}}"
     for length, countries in check_digits.IBAN_LENGTHS.items()
@@ -255,12 +256,16 @@ PHONE = (
     ),
     _number(
         "PHONE",
-        r"(?:1[ .-])?(?:\([2-9][0-9]{2}\)[ .-]?|[2-9][0-9]{2}[.-])[2-9][0-9]{2}[ .-][0-9]{4}",
+        r"(?:1[ .-])?(?:\([2-9][0-9]{2}\)[ .-]?[2-9][0-9]{2}[ .-][0-9]{4}"
+        r"|[2-9][0-9]{2}(?P<by>[.-])[2-9][0-9]{2}(?P=by)[0-9]{4})",
     ),
     _number("PHONE", f"{FIRST}[2-9][0-9]{{2}} [2-9][0-9]{{2}} [0-9]{{4}}{LAST}"),
     _number(
         "PHONE",
-        FIRST + r"\(?0[1-9][0-9]{0,4}\)?[ /-]{1,3}[0-9]{2,8}(?:[ -][0-9]{2,4}){0,5}" + LAST,
+        FIRST
+        + rf"(?!{DATE}|{ZIP_CODE})"
+        + r"\(?0[1-9][0-9]{0,4}\)?[ /-]{1,3}[0-9]{2,8}(?:[ -][0-9]{2,4}){0,5}"
+        + LAST,
         _phone,
     ),
     _number(

@@ -84,7 +84,7 @@ CASES = {
     ),
     "tied_fp32": Case(PLAIN, False, torch.float32, 1e-5, 1e-5, num_steps=3),
     "moe_fp64": Case(
-        MOE, False, torch.float64, 1e-10, 1e-10, num_steps=3, num_micro_batches=2, optim=MUON
+        MOE, False, torch.float64, 1e-10, 1e-10, num_steps=2, num_micro_batches=2, optim=MUON
     ),
     "packed_fp64": Case(OTHER, True, torch.float64, 1e-10, 1e-10, num_steps=20),
     "packed_fp32": Case(

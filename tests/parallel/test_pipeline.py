@@ -59,7 +59,6 @@ CASES = {
     name: replace(parity.CASES[name], model=replace(parity.CASES[name].model, num_layers=5))
     for name in ("tied_fp32", "moe_fp64", "packed_fp64")
 }
-CASES["moe_fp64"] = replace(CASES["moe_fp64"], num_steps=2)
 CASES["packed_fp64"] = replace(
     CASES["packed_fp64"], num_steps=20, recomputed=("selective", "none", "full")
 )

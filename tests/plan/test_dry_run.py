@@ -85,8 +85,9 @@ def rehearse(name: str, rank: int) -> Observed:
 def test_a_rank_needs_and_moves_what_its_dry_run_says(
     name: str, real: dict[str, list[Observed]]
 ) -> None:
-    for rank, observed in enumerate(real[name]):
-        planned = rehearse(name, rank)
+    last = len(real[name]) - 1
+    for rank in {0, last}:  # those between have, along each axis, the place of one of them
+        planned, observed = rehearse(name, rank), real[name][rank]
         for category in ("parameters", "optimizer", "gradients"):
             assert planned.most[category] == observed.most[category] > 0, category
         assert planned.peak == pytest.approx(observed.peak, rel=0.1)
@@ -94,10 +95,10 @@ def test_a_rank_needs_and_moves_what_its_dry_run_says(
         assert planned.moved == observed.moved
 
 
-def test_the_rows_that_travel_to_experts_and_back(real: dict[str, list[Observed]]) -> None:
-    for rank in range(4):
+def test_the_rows_that_travel_to_experts_and_back() -> None:
+    for rank in range(2):
         sent = 256  # rows; the first of two ranks has experts 0 to 2, to which both send 3 x 43
-        received = 2 * (3 * 43 if rank % 2 == 0 else 43 + 2 * 42)
+        received = 2 * (3 * 43 if rank == 0 else 43 + 2 * 42)
         counts, row = 8 * EXPERTS.num_experts, 2 * MODEL.dim  # bytes, of int64 and of bf16
         layer = counts + 2 * (sent + received) * row  # there and back, and so do gradients
         moved = rehearse("fsdp4_ep2", rank).moved["dp_shard", "all_to_all"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 import compile_cuda
 import compile_ops
+import gate_cuda
 
 from tests.test_compile_ops import build, checkout  # noqa: F401  (a fixture)
 
@@ -92,6 +94,17 @@ def test_ptx_of_the_oldest_chip_is_always_shipped() -> None:
     ]
 
 
+@pytest.mark.parametrize(("memory_gib", "cores", "jobs"), [(64, 8, 8), (5, 8, 2), (1, 8, 1)])
+def test_jobs_are_limited_by_cores_and_free_memory(
+    memory_gib: int, cores: int, jobs: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text(f"MemTotal:  99 kB\nMemAvailable:   {memory_gib << 20} kB\n")
+    monkeypatch.setattr(compile_cuda, "MEMINFO", meminfo)
+    monkeypatch.setattr(compile_cuda.os, "cpu_count", lambda: cores)
+    assert compile_cuda.num_jobs() == jobs
+
+
 @needs_nvcc
 def test_kernels_go_into_the_library_and_out_again(
     checkout: Path,  # noqa: F811
@@ -106,14 +119,18 @@ def test_kernels_go_into_the_library_and_out_again(
         'extern "C" __attribute__((visibility("default")))\n'
         "int launch_twice(float* x) { twice<<<1, 32>>>(x); return cudaGetLastError(); }\n"
     )
-    monkeypatch.setenv(compile_cuda.ARCHS, "80")
-    assert ", for CUDA sm_80 with nvcc " in build(checkout)
+    monkeypatch.setenv(compile_cuda.ARCHS, "90a")
+    assert ", for CUDA sm_90a with nvcc " in build(checkout)
     library = checkout / "megafm" / "_ops.so"
     assert b"launch_twice" in library.read_bytes()
     assert "compiled 0 of" in build(checkout)
     if shutil.which("ldd") is not None:
         needed = subprocess.run(["ldd", library], capture_output=True, text=True).stdout
-        assert "libcuda" not in needed
+        assert "libcuda" not in needed  # nor libcudart: it is in the library
+    if importlib.util.find_spec("triton") is not None:  # which brings cuobjdump
+        lists = [gate_cuda.tool("cuobjdump"), "--list-elf", "--list-ptx", library]
+        shipped = subprocess.run(lists, capture_output=True, text=True).stdout
+        assert ".sm_90a.cubin" in shipped and ".sm_80.ptx" in shipped
     monkeypatch.setenv(compile_cuda.ARCHS, "none")
     build(checkout)
     assert b"launch_twice" not in library.read_bytes()

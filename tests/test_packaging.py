@@ -171,8 +171,16 @@ def test_the_source_archive_builds_the_ops_again_later(checkout, alone, tmp_path
         names = {name.partition("/")[2] for name in files.getnames()}
     wanted = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "csrc").rglob("*.*pp")}
     wanted |= {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "csrc").rglob("*.h")}
+    wanted |= {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "csrc").rglob("*.cu*")}
     wanted |= {name.removeprefix("megafm/") for name in configs()}
-    wanted |= {"setup.py", "pyproject.toml", "tools/compile_ops.py", "LICENSE", "README.md"}
+    wanted |= {
+        "setup.py",
+        "pyproject.toml",
+        "tools/compile_ops.py",
+        "tools/compile_cuda.py",
+        "LICENSE",
+        "README.md",
+    }
     assert wanted <= names
     assert not [name for name in names if name.startswith("tests/")]  # part of them runs nothing
     assert not [name for name in names if name.endswith((".so", ".pyc"))]

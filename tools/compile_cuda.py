@@ -26,6 +26,7 @@ ARCHS = "MEGAFM_CUDA_ARCHS"
 OLDEST_ARCH = 80
 OLDEST_NVCC = (12, 8)  # knows the Blackwell chips, and kernel parameters of 32 KiB
 BYTES_PER_JOB = 2 << 30  # of memory, of one nvcc
+MEMINFO = Path("/proc/meminfo")
 
 REMEDY = f"megafm needs nvcc >= 12.8 (set NVCC), or {ARCHS}=none to go without CUDA kernels"
 FLAGS = ["-std=c++20", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra"]
@@ -167,6 +168,6 @@ def summary() -> str:
 
 def num_jobs() -> int:
     """Processes of nvcc at a time: by cores, and by the memory that is free."""
-    meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
+    meminfo = MEMINFO.read_text(encoding="ascii")
     available = int(re.search(r"^MemAvailable: *(\d+) kB$", meminfo, re.M).group(1)) << 10
     return max(1, min(os.cpu_count() or 1, available // BYTES_PER_JOB))

@@ -60,8 +60,9 @@ class Source:
         extractor: of the main content of HTML; trafilatura is slower and often better.
         table: of a database; null where it has one only.
         subset, split: of a data set.
-        packages, stdlib_tests, package_tests, max_package_bytes: of the installed Python; no
-            package dominates, which of its files are taken is by the hash of their path.
+        packages, stdlib_tests, package_tests, max_package_bytes: of the installed Python; required
+            are the packages that megafm itself needs, whatever else is installed. No package
+            dominates: which of its files are taken is by the hash of their path.
         max_expansion: how many times its size a compressed input may grow to, from 64 MB on.
         max_expanded_bytes: and at most to how many bytes.
     """
@@ -75,7 +76,7 @@ class Source:
     table: str | None = None
     subset: str | None = None
     split: str = "train"
-    packages: tuple[str, ...] | Literal["all"] = "all"
+    packages: tuple[str, ...] | Literal["all", "required"] = "required"
     stdlib_tests: bool = False
     package_tests: bool = False
     max_package_bytes: int = 2_000_000

@@ -8,6 +8,9 @@ import platform
 import sysconfig
 from pathlib import Path, PurePosixPath
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 from megafm.data.licences import is_permissive, licence
 from megafm.data.sources.config import Source
 from megafm.data.sources.folder import add_file, walk
@@ -55,16 +58,38 @@ def _add_stdlib(listing: Listing, tests: bool) -> None:
 def _distributions(source: Source) -> dict[str, importlib.metadata.Distribution]:
     """The packages of this environment by name, megafm itself left out."""
     places = list(dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib")))
-    found = {d.name.lower(): d for d in importlib.metadata.distributions(path=places)}
+    found: dict[str, importlib.metadata.Distribution] = {
+        canonicalize_name(d.name): d for d in importlib.metadata.distributions(path=places)
+    }
     found.pop("megafm", None)
     if source.packages == "all":
         return found
+    if source.packages == "required":
+        return {name: found[name] for name in _required("megafm") if name in found}
     for name in source.packages:
-        if name.lower() not in found:
+        if canonicalize_name(name) not in found:
             raise ValueError(
                 f"source.packages names {name!r}: not installed here; set source.packages=all"
             )
-    return {name.lower(): found[name.lower()] for name in source.packages}
+    return {canonicalize_name(name): found[canonicalize_name(name)] for name in source.packages}
+
+
+def _required(root: str) -> set[str]:
+    """The names of all packages that a plain installation of `root` brings: no extra's."""
+    names: set[str] = set()
+    waiting = [root]
+    while waiting:
+        try:
+            requirements = importlib.metadata.requires(waiting.pop()) or []
+        except importlib.metadata.PackageNotFoundError:  # of another platform, or built in
+            continue
+        for requirement in map(Requirement, requirements):
+            needed = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+            name = canonicalize_name(requirement.name)
+            if needed and name not in names:
+                names.add(name)
+                waiting.append(name)
+    return names
 
 
 def _add_package(

@@ -45,6 +45,13 @@ def test_a_package_stops_at_its_limit_of_bytes() -> None:
     assert listing.dropped["package_limit"] > 100
 
 
+def test_what_is_required_does_not_hang_on_extras() -> None:
+    listing = list_shards(Source(packages="required"))
+    packages = {str(shard.metadata["package"]).lower() for shard in listing.shards}
+    assert {"torch", "numpy", "hydra-core", "jinja2"} <= packages  # jinja2: torch needs it
+    assert not {"pytest", "pyarrow", "transformers", "triton", "megafm"} & packages
+
+
 def test_an_unknown_package_is_a_clear_error() -> None:
     with pytest.raises(ValueError, match="source.packages names 'nonesuch': not installed"):
         list_shards(Source(packages=("nonesuch",)))

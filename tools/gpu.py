@@ -37,15 +37,15 @@ TESTS = ["tests/ops/cuda", "tests/ops/triton", "tests/csrc/emulator"]
 ON_CPU = ["--ignore=tests/ops/triton/test_gate.py", "--ignore=tests/ops/triton/test_interpreter.py"]
 # Seconds of each op's benchmark; all parts together leave 10 of 8 minutes for the summary.
 OPS = {
-    "rms_norm": 25,
+    "rms_norm": 20,
     "rope": 15,
     "swiglu": 15,
     "cross_entropy": 20,
-    "linear_cross_entropy": 25,
+    "linear_cross_entropy": 20,
     "adamw": 20,
     "attention": 75,  # the last one takes what the others left
 }
-STEPS = {"megafm": 25, "megafm cuda": 25, "plain compiled": 55}
+STEPS = {"megafm": 25, "megafm cuda": 25, "plain compiled": 45}
 REHEARSED_STEPS = {"megafm": 25, "megafm reference": 25, "plain": 55}
 
 
@@ -80,7 +80,7 @@ def parts(out: Path, rehearse: bool) -> list[Part]:
     device = "cpu" if rehearse else "cuda"
     common = [f"device={device}", f"out={out}", "seconds=0.4"]
     common += ["quick=true", "threads=[1]"] if rehearse else []
-    found = [Part("build", 90, build), Part("tests", 80, [*pytest, *tests])]
+    found = [Part("build", 120, build), Part("tests", 70, [*pytest, *tests])]
     for name, budget in (REHEARSED_STEPS if rehearse else STEPS).items():
         path = out / f"step_{name.replace(' ', '_')}.json"
         step = [python, "-m", "benchmarks.gpu.step", name, str(path)]

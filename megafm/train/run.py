@@ -25,6 +25,7 @@ from megafm.checkpoint.info import git_commit
 from megafm.checkpoint.store import model_tensors
 from megafm.config import config_hash, to_dict, to_yaml
 from megafm.data import Batch, Samples, TokenWindows, check_data, training_samples
+from megafm.data.ahead import Ahead
 from megafm.device import device_name, peak_flops, resolve_device, resolve_precision, set_up_cpu
 from megafm.model import flops_per_token, num_active_parameters, num_parameters
 from megafm.parallel import world
@@ -270,7 +271,7 @@ def _build(
     validation = Path(job.data.dir) / "validation"
     run = Run(
         **assembled(job, device, precision, parallel, mesh, seed=job.train.seed),
-        training=training_samples(job.data, job.train.seq_len, job.train.seed),
+        training=Ahead(training_samples(job.data, job.train.seq_len, job.train.seed)),
         validation=TokenWindows(validation, job.train.seq_len, 0, shuffle=False),
         token_bytes=torch.from_numpy(tokenizer.token_bytes()),
         tokenizer_hash=tokenizer.hash,

@@ -128,7 +128,7 @@ def test_killed_at_any_point_it_goes_on(job: DataJob, tmp_path: Path) -> None:
     kills = 0
     while True:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-        goal = len(before) + rng.randint(1, 40)
+        goal = len(before) + rng.randint(10, 60)
         while process.poll() is None and len(made(data_dir)) < goal:
             time.sleep(0.005)
         if process.poll() is not None:

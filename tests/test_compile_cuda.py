@@ -87,10 +87,11 @@ def test_an_old_nvcc_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ptx_of_the_oldest_chip_is_always_shipped() -> None:
-    flags = compile_cuda.architecture_flags(["90a"])
+    flags = compile_cuda.architecture_flags(Path("rope.cu"), ["90a"])
     assert flags == [
         "-gencode=arch=compute_90a,code=sm_90a",
         "-gencode=arch=compute_80,code=compute_80",
+        "-DMEGAFM_SM90A",
     ]
 
 
@@ -103,6 +104,14 @@ def test_jobs_are_limited_by_cores_and_free_memory(
     monkeypatch.setattr(compile_cuda, "MEMINFO", meminfo)
     monkeypatch.setattr(compile_cuda.os, "cpu_count", lambda: cores)
     assert compile_cuda.num_jobs() == jobs
+
+
+def test_kernels_for_sm90a_alone_are_compiled_where_it_is_wanted() -> None:
+    source = Path("attention_sm90_forward_64.cu")
+    flags = compile_cuda.architecture_flags(source, ["80", "90a"])
+    assert flags == ["-gencode=arch=compute_90a,code=sm_90a"]
+    assert compile_cuda.architecture_flags(source, ["80", "90"]) == []
+    assert "-DMEGAFM_SM90A" not in compile_cuda.architecture_flags(Path("rope.cu"), ["80", "90"])
 
 
 @needs_nvcc

@@ -113,10 +113,20 @@ def number(arch: str) -> int:
     return int(arch.rstrip("af"))
 
 
-def architecture_flags(wanted: list[str]) -> list[str]:
-    """Machine code of each, and PTX of the oldest for what comes later."""
-    codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in wanted]
-    return [*codes, f"-gencode=arch=compute_{OLDEST_ARCH},code=compute_{OLDEST_ARCH}"]
+def architecture_flags(source: Path, wanted: list[str]) -> list[str]:
+    """Machine code of each, and PTX of the oldest for what comes later.
+
+    A file *_sm90_* is for 90a alone: nothing where that is not wanted. Where it is, the others are
+    told by MEGAFM_SM90A that its kernels are there.
+    """
+    if "_sm90_" in source.name:
+        return [flag for flag in map(_code, wanted) if flag.endswith("sm_90a")]
+    oldest = f"-gencode=arch=compute_{OLDEST_ARCH},code=compute_{OLDEST_ARCH}"
+    return [*map(_code, wanted), oldest, *(["-DMEGAFM_SM90A"] if "90a" in wanted else [])]
+
+
+def _code(arch: str) -> str:
+    return f"-gencode=arch=compute_{arch},code=sm_{arch}"
 
 
 @functools.cache

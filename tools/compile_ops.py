@@ -65,11 +65,13 @@ KERNEL_FLAGS = [
 EMULATE_FLAGS = [
     "-DMEGAFM_EMULATE",
     "-Werror",
+    "-DMEGAFM_SM90A",
     "-O2",
     "-g",
     "-ffp-contract=off",
     "-fno-strict-aliasing",
     "-Wno-unknown-pragmas",  # unroll
+    "-Wno-psabi",  # of parameters as aligned as tensor maps
 ]
 SANITIZE_FLAGS = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
@@ -254,8 +256,9 @@ def _units(library: Library, sources: list[Path], folder: Path, extra: list[str]
                 command = [*base, *KERNEL_FLAGS, f"-DMEGAFM_ISA={isa}", *isa_flags]
                 units.append(Unit(source, folder / f"{stem}.{isa}.o", command))
         elif source.suffix == ".cu" and library is OPS:
-            codes = compile_cuda.architecture_flags(compile_cuda.archs())
-            units.append(cuda_unit(source, folder / f"{stem}.cu.o", codes))
+            codes = compile_cuda.architecture_flags(source, compile_cuda.archs())
+            if codes:
+                units.append(cuda_unit(source, folder / f"{stem}.cu.o", codes))
         else:
             language = ["-x", "c++"] if source.suffix == ".cu" else []
             obj = folder / f"{stem}{source.suffix.removesuffix('.cpp')}.o"

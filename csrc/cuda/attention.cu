@@ -161,6 +161,17 @@ void round_sum(const AttentionBackward& at, cudaStream_t stream) {
          stream, at.d_q_sum, static_cast<T*>(at.d_q.data), vectors, shape.scale);
 }
 
+#ifdef MEGAFM_SM90A
+// A tensor map has no empty dimension, and is given no stride of 0.
+bool takes_sm90(const AttentionForward& at) {
+  bool takes = at.shape.seq_k > 0 && compute_capability() == 90;
+  for (const Heads& x : {at.q, at.k, at.v, at.out}) {
+    takes = takes && x.batch_stride > 0 && x.seq_stride > 0 && x.head_stride > 0;
+  }
+  return takes;
+}
+#endif
+
 }  // namespace
 
 void attention_intervals(const DocumentEnds& documents, int length, int other_length, int before,
@@ -173,6 +184,12 @@ void attention_intervals(const DocumentEnds& documents, int length, int other_le
 
 void attention_forward(const AttentionForward& at, void* stream) {
   if (at.shape.batch == 0 || at.shape.heads == 0 || at.shape.seq_q == 0) return;
+#ifdef MEGAFM_SM90A
+  if (takes_sm90(at)) {
+    for_width(at.shape, [&]<int width>() { attention_forward_sm90<width>(at, stream); });
+    return;
+  }
+#endif
   for_width(at.shape, [&]<int width>() { attention_forward_sm80<width>(at, stream); });
 }
 

@@ -81,9 +81,12 @@ struct DocumentEnds {
 void attention_intervals(const DocumentEnds& documents, int length, int other_length, int before,
                          int after, int32_t* table, void* stream);
 
-// The kernels of one width: heads of up to that many elements.
+// The kernels of one width: heads of up to that many elements. Those of sm_90a need keys, and no
+// stride of 0.
 template <int width>
 void attention_forward_sm80(const AttentionForward& at, void* stream);
+template <int width>
+void attention_forward_sm90(const AttentionForward& at, void* stream);
 template <int width>
 void attention_backward_sm80(const AttentionBackward& at, void* stream);
 

@@ -10,8 +10,7 @@
 
 #pragma once
 
-#include "cuda/attention_scores.cuh"
-#include "cuda/warp_tile.cuh"
+#include "cuda/attention_softmax.cuh"
 
 namespace megafm::cuda {
 
@@ -25,94 +24,6 @@ struct ForwardTiles {
   static constexpr int shared_bytes = (queries + 2 * keys) * width * 2;
   static_assert(shared_bytes <= 99 << 10);  // what a block may have on the smallest chips
 };
-
-// The softmax of a warp's rows so far. A thread holds the rows 16 i + 8 h + lane / 4; its `total` is
-// over the columns that it has seen itself.
-template <int m>
-struct RunningSoftmax {
-  float top[m][2];  // largest score, in the units of the products
-  float total[m][2];
-
-  __device__ __forceinline__ RunningSoftmax() {
-#pragma unroll
-    for (int i = 0; i < m; ++i) {
-      top[i][0] = top[i][1] = -INFINITY;
-      total[i][0] = total[i][1] = 0;
-    }
-  }
-
-  // Scores to exponentials; what was summed before, to the new maximum.
-  template <int n, int n_out>
-  __device__ __forceinline__ void update(Sum<m, n>& scores, Sum<m, n_out>& out, float to_log2) {
-#pragma unroll
-    for (int i = 0; i < m; ++i) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        float largest = top[i][h];
-#pragma unroll
-        for (int j = 0; j < n; ++j) {
-          largest = fmaxf(largest, fmaxf(scores.at[i][j][2 * h], scores.at[i][j][2 * h + 1]));
-        }
-        largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, 1));
-        largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, 2));
-        const float shift = largest == -INFINITY ? 0.0f : largest * to_log2;
-        const float shrink = exp2_approx(fmaf(top[i][h], to_log2, -shift));
-        top[i][h] = largest;
-        total[i][h] *= shrink;
-#pragma unroll
-        for (int j = 0; j < n_out; ++j) {
-          out.at[i][j][2 * h] *= shrink;
-          out.at[i][j][2 * h + 1] *= shrink;
-        }
-#pragma unroll
-        for (int j = 0; j < n; ++j) {
-#pragma unroll
-          for (int e = 2 * h; e < 2 * h + 2; ++e) {
-            scores.at[i][j][e] = exp2_approx(fmaf(scores.at[i][j][e], to_log2, -shift));
-            total[i][h] += scores.at[i][j][e];
-          }
-        }
-      }
-    }
-  }
-};
-
-// The columns of scores [16 step, 16 step + 16) as left operand.
-template <typename T, int m, int n>
-__device__ __forceinline__ void round_columns(const Sum<m, n>& scores, int step,
-                                              Fragment (&to)[m]) {
-#pragma unroll
-  for (int i = 0; i < m; ++i) {
-#pragma unroll
-    for (int word = 0; word < 4; ++word) {
-      const float* pair = &scores.at[i][2 * step + word / 2][word % 2 * 2];
-      to[i].word[word] = pack<T>(pair[0], pair[1]);
-    }
-  }
-}
-
-// -inf at the keys that a row does not see, `row` and `key` being those of the first element.
-template <int m, int n>
-__device__ __forceinline__ void mask_scores(const AttentionShape& shape, Sum<m, n>& scores,
-                                            int row, int key) {
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int i = 0; i < m; ++i) {
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int query = min(row + 16 * i + 8 * h + lane / 4, shape.seq_q - 1);
-      const Interval seen = keys_of_query(shape, query);
-#pragma unroll
-      for (int j = 0; j < n; ++j) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const int at = key + 8 * j + lane % 4 * 2 + e;
-          if (at < seen.first || at >= seen.last) scores.at[i][j][2 * h + e] = -INFINITY;
-        }
-      }
-    }
-  }
-}
 
 template <typename T, int width>
 __global__ void __launch_bounds__(ForwardTiles<width>::num_threads, 1)
@@ -158,20 +69,11 @@ __global__ void __launch_bounds__(ForwardTiles<width>::num_threads, 1)
     if (key + Tiles::keys < end) copy_keys(key + Tiles::keys, shape.seq_k);
     cp_async_commit();
 
-    if (!rule.plain) {
-#pragma unroll
-      for (int i = 0; i < m; ++i) {
-#pragma unroll
-        for (int j = 0; j < n; ++j) {
-#pragma unroll
-          for (int e = 0; e < 4; ++e) scores.at[i][j][e] = rule.apply(scores.at[i][j][e]);
-        }
-      }
-    }
+    apply_rule(rule, scores);
     if (key < seen.every.first || key + Tiles::keys > seen.every.last) {
       mask_scores(shape, scores, query + row, key);
     }
-    softmax.update(scores, out, rule.to_log2);
+    scale_rows(out, softmax.update(scores, rule.to_log2));
 #pragma unroll
     for (int step = 0; step < Tiles::keys / 16; ++step) {
       Fragment weights[m];
@@ -188,23 +90,15 @@ __global__ void __launch_bounds__(ForwardTiles<width>::num_threads, 1)
   for (int i = 0; i < m; ++i) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      float total = softmax.total[i][h];
-      total += __shfl_xor_sync(0xffffffff, total, 1);
-      total += __shfl_xor_sync(0xffffffff, total, 2);
-      const float own = softmax.top[i][h] * rule.to_log2;
-      const float top = fmaxf(own, sink), shift = top == -INFINITY ? 0.0f : top;
-      const float shrink = exp2_approx(own - shift);
-      total = fmaf(total, shrink, exp2_approx(sink - shift));
-      const float factor = total == 0 ? 0.0f : shrink / total;
+      const RowEnd row_end = softmax.finish(i, h, rule.to_log2, sink);
 #pragma unroll
       for (int j = 0; j < width / 8; ++j) {
-        out.at[i][j][2 * h] *= factor;
-        out.at[i][j][2 * h + 1] *= factor;
+        out.at[i][j][2 * h] *= row_end.factor;
+        out.at[i][j][2 * h + 1] *= row_end.factor;
       }
       const int at_query = query + row + 16 * i + 8 * h + lane / 4;
       if (lane % 4 == 0 && at_query < shape.seq_q) {
-        at.lse[(int64_t{batch} * shape.heads + head) * shape.seq_q + at_query] =
-            total == 0 ? -INFINITY : (shift + log2f(total)) / log2_e;
+        at.lse[(int64_t{batch} * shape.heads + head) * shape.seq_q + at_query] = row_end.lse;
       }
     }
   }

@@ -44,6 +44,16 @@ inline int num_multiprocessors() {
   return 4;
 }
 
+// Little, so that small problems exceed it.
+inline int64_t l2_cache_bytes() {
+  return 256 << 10;
+}
+
+// Major and minor, such as 90: of the chip that kernels are chosen for.
+inline int compute_capability() {
+  return emulator::compute_capability();
+}
+
 inline void zero_async(void* to, size_t bytes, cudaStream_t) {
   std::memset(to, 0, bytes);
 }
@@ -128,13 +138,25 @@ void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_byte
   check(cudaLaunchKernelEx(&config, kernel, args...), "launch of a CUDA kernel");
 }
 
+inline int attribute_of_device(cudaDeviceAttr attribute, const char* what) {
+  int device = 0, value = 0;
+  check(cudaGetDevice(&device), "the current CUDA device");
+  check(cudaDeviceGetAttribute(&value, attribute, device), what);
+  return value;
+}
+
 // Of the current device.
 inline int num_multiprocessors() {
-  int device = 0, count = 0;
-  check(cudaGetDevice(&device), "the current CUDA device");
-  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
-        "the number of multiprocessors");
-  return count;
+  return attribute_of_device(cudaDevAttrMultiProcessorCount, "the number of multiprocessors");
+}
+
+inline int64_t l2_cache_bytes() {
+  return attribute_of_device(cudaDevAttrL2CacheSize, "the size of the L2 cache");
+}
+
+inline int compute_capability() {
+  return 10 * attribute_of_device(cudaDevAttrComputeCapabilityMajor, "the compute capability") +
+         attribute_of_device(cudaDevAttrComputeCapabilityMinor, "the compute capability");
 }
 
 inline void zero_async(void* to, size_t bytes, cudaStream_t stream) {

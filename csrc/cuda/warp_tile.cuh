@@ -122,6 +122,11 @@ template <int m, int n>
 struct Sum {
   float at[m][n][4];
 
+  // As wgmma takes its accumulators: with m = 1 the order is the same.
+  __device__ __forceinline__ float (&flat())[4 * m * n] {
+    return reinterpret_cast<float(&)[4 * m * n]>(at);
+  }
+
   __device__ __forceinline__ void clear() {
 #pragma unroll
     for (int i = 0; i < m; ++i) {

@@ -60,6 +60,10 @@ Options& options() {
   return options;
 }
 
+int compute_capability() {
+  return static_cast<int>(environment("MEGAFM_EMULATOR_CAPABILITY", 80));
+}
+
 void run_grid(const Launch& launch) {
   check_limits(launch);
   static Pool pool;

@@ -15,6 +15,10 @@ namespace megafm::emulator {
 // Throws std::runtime_error with the report of the lowest block that failed.
 void run_grid(const Launch& launch);
 
+// $MEGAFM_EMULATOR_CAPABILITY as it is now, such as 90; else 80. The emulator runs every kernel: it
+// is what the host code chooses kernels by.
+int compute_capability();
+
 template <typename... Params>
 void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes,
             std::type_identity_t<Params>... args) {

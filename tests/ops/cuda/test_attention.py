@@ -19,6 +19,16 @@ from tests.ops.triton.on_device import on_device
 HALVES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 ALIGNED = [name for name, case in LARGE.items() if case[5] % 8 == case[6] % 8 == 0]
 WIDTHS = (64, 96, 128, 192, 256)  # of the kernels
+# For what the emulated kernels are chosen; a GPU is what it is.
+CAPABILITIES = ("its own",) if torch.cuda.is_available() else ("80", "90")
+CAPABILITY = "MEGAFM_EMULATOR_CAPABILITY"
+
+
+@pytest.fixture(params=CAPABILITIES, ids=lambda capability: f"sm_{capability}")
+def capability(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param != "its own":
+        monkeypatch.setenv(CAPABILITY, request.param)
+    return str(request.param)
 
 
 def on_cuda(device: str, **options: Any) -> Callable[..., Any]:
@@ -32,7 +42,7 @@ def on_cuda(device: str, **options: Any) -> Callable[..., Any]:
 
 @HALVES
 @pytest.mark.parametrize("name", [name for name in CASES if name != "sinks"])
-def test_error_rule(name: str, dtype: torch.dtype, device: str) -> None:
+def test_error_rule(name: str, dtype: torch.dtype, device: str, capability: str) -> None:
     tensors, options = make(name, head_dim=16)
     if name == "more_queries_than_keys":
         exact = plain = with_backend("reference", options)
@@ -43,7 +53,9 @@ def test_error_rule(name: str, dtype: torch.dtype, device: str) -> None:
 
 @pytest.mark.parametrize("deterministic", [False, True], ids=["atomics", "deterministic"])
 @pytest.mark.parametrize("name", ALIGNED)
-def test_error_rule_over_several_blocks(name: str, deterministic: bool, device: str) -> None:
+def test_error_rule_over_several_blocks(
+    name: str, deterministic: bool, device: str, capability: str
+) -> None:
     tensors, options = make_large(name)
     ours = on_cuda(device, **options, deterministic=deterministic)
     assert_error_rule(ours, with_backend("reference", options), tensors, torch.bfloat16)
@@ -53,7 +65,7 @@ def test_error_rule_over_several_blocks(name: str, deterministic: bool, device: 
 @pytest.mark.parametrize("deterministic", [False, True], ids=["atomics", "deterministic"])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_error_rule_of_every_width(
-    width: int, deterministic: bool, dtype: torch.dtype, device: str
+    width: int, deterministic: bool, dtype: torch.dtype, device: str, capability: str
 ) -> None:
     torch.manual_seed(0)
     for dim, dim_v in ((width, width), (width - 8, width - 24)):
@@ -63,6 +75,30 @@ def test_error_rule_of_every_width(
         # The lse of the 5 queries that see no key but the sink is the sink.
         ours = on_cuda(device, return_lse=True, deterministic=deterministic)
         assert_error_rule(ours, plain, tensors, dtype)
+
+
+def test_error_rule_of_several_tiles_to_a_block(device: str, capability: str) -> None:
+    """A persistent kernel goes on to its next tile, and from some heads to others."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 300, 4, 64), torch.randn(2, 410, 2, 64), torch.randn(2, 410, 2, 64)
+    plain = with_backend("reference", {"return_lse": True})
+    ours = on_cuda(device, return_lse=True)
+    assert_error_rule(ours, plain, [q, k, v], torch.bfloat16)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has one compute capability")
+def test_the_compute_capability_chooses_the_kernel(
+    device: str, capability: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels sum in orders of their own. Heads in one place (a stride of 0) are for sm_80's."""
+    (q, k, v), _ = make_large("causal")
+    q, k, v = (x.bfloat16() for x in (q, k, v))
+    shared = k[:, :, :1].expand_as(k)
+    attend = on_cuda(device, return_lse=True)
+    own, of_shared = attend(q, k, v), attend(q, shared, v)
+    monkeypatch.setenv(CAPABILITY, "80")
+    assert torch.equal(own[1], attend(q, k, v)[1]) == (capability == "80")
+    assert torch.equal(of_shared[1], attend(q, shared, v)[1])
 
 
 @given(problems(), st.booleans())
@@ -82,7 +118,7 @@ def test_error_rule_for_any_options_and_shape(
     assert_error_rule(on_cuda(device, **options), plain, tensors, torch.bfloat16)
 
 
-def test_deterministic_mode_gives_the_same_bits_on_every_run(device: str) -> None:
+def test_deterministic_mode_gives_the_same_bits_on_every_run(device: str, capability: str) -> None:
     tensors, options = make_large("window")
     attend = on_cuda(device, **options, deterministic=True)
     first = outputs_and_gradients(attend, tensors, torch.bfloat16)
@@ -91,7 +127,7 @@ def test_deterministic_mode_gives_the_same_bits_on_every_run(device: str) -> Non
         assert all(map(torch.equal, again, first))
 
 
-def test_lse_is_as_exact_as_that_of_floats(device: str) -> None:
+def test_lse_is_as_exact_as_that_of_floats(device: str, capability: str) -> None:
     tensors, options = make_large("softcap")
     q, k, v = (x.bfloat16() for x in tensors)
     options = {**options, "scale": 0.3, "return_lse": True}
@@ -100,7 +136,9 @@ def test_lse_is_as_exact_as_that_of_floats(device: str) -> None:
     torch.testing.assert_close(lse.double(), exact.double(), rtol=1e-5, atol=1e-5)
 
 
-def test_takes_views_as_they_lie_and_copies_what_is_not_aligned(device: str) -> None:
+def test_takes_views_as_they_lie_and_copies_what_is_not_aligned(
+    device: str, capability: str
+) -> None:
     torch.manual_seed(0)
     packed = torch.randn(2, 70, 6, 16).bfloat16()
     q, k, v = packed[:, :, :4], packed[:, :, 4:5], packed[:, :, 5:]
@@ -118,7 +156,7 @@ def test_takes_views_as_they_lie_and_copies_what_is_not_aligned(device: str) -> 
 @pytest.mark.parametrize(
     "shape", [(0, 4, 4, 2, 1), (2, 0, 4, 2, 1), (2, 4, 0, 2, 1), (2, 0, 0, 2, 1)], ids=str
 )
-def test_zero_lengths(shape: tuple[int, ...], device: str) -> None:
+def test_zero_lengths(shape: tuple[int, ...], device: str, capability: str) -> None:
     batch, seq_q, seq_k, heads, kv_heads = shape
     q = torch.randn(batch, seq_q, heads, 8)
     k, v = (torch.randn(batch, seq_k, kv_heads, 8) for _ in range(2))
@@ -129,7 +167,7 @@ def test_zero_lengths(shape: tuple[int, ...], device: str) -> None:
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["q", "k", "v"])
 def test_what_is_not_finite_reaches_the_queries_that_see_it(
-    place: int, bad: float, device: str
+    place: int, bad: float, device: str, capability: str
 ) -> None:
     tensors, options = make_large("causal")
     tensors = [x.bfloat16() for x in tensors]

@@ -1,0 +1,401 @@
+// Attention forward for sm_90a: wgmma on tiles that bulk tensor copies (TMA) bring.
+//
+// The method is FlashAttention-3 (Shah et al. 2024, sections 3.1 and 3.2): one warpgroup brings tiles
+// to rings of shared memory, two work on 64 queries each. A consumer issues the scores of the next
+// keys before the product with the values of these, and takes the softmax of the one while the other
+// runs; the two take turns in issuing, so that one's softmax falls into the other's products. The
+// blocks stay and take tile after tile of queries, the longest first. Masks are looked at only on
+// tiles that some query does not see whole; query heads of one kv head run side by side and meet its
+// keys in the L2 cache.
+//
+// 4 * seq_q * seq_k * dim operations a head, half of it when causal. Never run on a GPU so far: the
+// emulator and the compiler's output are what it was held to.
+
+#pragma once
+
+#include <algorithm>
+
+#include "cuda/attention_softmax.cuh"
+#include "cuda/swizzled_tile.cuh"
+
+namespace megafm::cuda {
+
+template <typename T, int width>
+struct ForwardTilesSm90 {
+  static constexpr int consumers = 2;
+  static constexpr int consumer_queries = 64;  // rows of a wgmma
+  static constexpr int queries = consumers * consumer_queries;
+  static constexpr int keys = width <= 128 ? 128 : width == 192 ? 96 : 64;
+  static constexpr int num_threads = 128 * (1 + consumers);
+  static constexpr int stages = 2;
+  // Together within the 65536 of a multiprocessor.
+  static constexpr int producer_registers = 24;
+  static constexpr int consumer_registers = 240;
+
+  using Queries = SwizzledTile<T, consumer_queries, width>;  // of one consumer; its output too
+  using Keys = SwizzledTile<T, keys, width>;
+
+  static constexpr uint32_t keys_begin = consumers * Queries::bytes;
+  static constexpr uint32_t values_begin = keys_begin + stages * Keys::bytes;
+  static constexpr uint32_t mbarriers_begin = values_begin + stages * Keys::bytes;
+  static constexpr uint32_t shared_bytes = mbarriers_begin + 8 * (2 + 4 * stages);
+  static_assert(shared_bytes <= 227 << 10);
+};
+
+struct ForwardMaps {
+  CUtensorMap q;
+  CUtensorMap k;
+  CUtensorMap v;
+  CUtensorMap out;
+};
+
+// A place of a ring, and the parity of the phase in which it is filled.
+template <int stages>
+struct Turn {
+  int stage = 0;
+  uint32_t parity = 0;
+
+  __device__ __forceinline__ void next() {
+    if (++stage == stages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+// Tiles in shared memory, each with an mbarrier that says that it is full and one that it is free.
+template <typename Tile, int stages>
+struct Ring {
+  uint32_t tiles;
+  uint32_t mbarriers;
+
+  __device__ __forceinline__ Tile tile(int stage) const {
+    return {tiles + stage * Tile::bytes};
+  }
+  __device__ __forceinline__ uint32_t full(int stage) const { return mbarriers + 16 * stage; }
+  __device__ __forceinline__ uint32_t free(int stage) const { return full(stage) + 8; }
+
+  // By one thread.
+  __device__ __forceinline__ void init(int num_releases) const {
+    for (int stage = 0; stage < stages; ++stage) {
+      mbarrier_init(full(stage), 1);
+      mbarrier_init(free(stage), num_releases);
+    }
+  }
+
+  __device__ __forceinline__ void load(Turn<stages>& turn, const CUtensorMap* map, int row,
+                                       int head, int batch) const {
+    mbarrier_wait(free(turn.stage), turn.parity ^ 1);
+    mbarrier_arrive_expect_tx(full(turn.stage), Tile::bytes);
+    tile(turn.stage).load(map, full(turn.stage), row, head, batch);
+    turn.next();
+  }
+
+  __device__ __forceinline__ Tile wait(const Turn<stages>& turn) const {
+    mbarrier_wait(full(turn.stage), turn.parity);
+    return tile(turn.stage);
+  }
+
+  // By every warp that read it.
+  __device__ __forceinline__ void release(Turn<stages>& turn) const {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) mbarrier_arrive(free(turn.stage));
+    turn.next();
+  }
+};
+
+// Tile `index` of queries in the order of work: within a section of heads whose keys and values the
+// L2 cache holds together, the last queries of all heads first: with a causal mask the longest.
+struct Work {
+  int query;
+  int head;
+  int batch;
+};
+
+__device__ __forceinline__ Work work_of(const AttentionShape& shape, int index, int num_tiles,
+                                        int tile, int heads_of_section) {
+  const int section = index / (heads_of_section * num_tiles);
+  const int within = index - section * heads_of_section * num_tiles;
+  const int first = section * heads_of_section;
+  const int heads = min(heads_of_section, shape.batch * shape.heads - first);
+  const int head = first + within % heads;
+  return {(num_tiles - 1 - within / heads) * tile, head % shape.heads, head / shape.heads};
+}
+
+// What producer and consumers agree on.
+template <typename T, int width>
+struct ForwardBlock {
+  using Tiles = ForwardTilesSm90<T, width>;
+  using KeyRing = Ring<typename Tiles::Keys, Tiles::stages>;
+  using KeyTurn = Turn<Tiles::stages>;
+
+  AttentionShape shape;
+  int num_tiles;
+  int heads_of_section;
+  uint32_t begin = shared_address(shared_memory<char>());
+  uint32_t q_full = begin + Tiles::mbarriers_begin;
+  uint32_t q_free = q_full + 8;
+  KeyRing keys{begin + Tiles::keys_begin, q_free + 8};
+  KeyRing values{begin + Tiles::values_begin, q_free + 8 + 16 * Tiles::stages};
+
+  __device__ __forceinline__ typename Tiles::Queries queries(int consumer) const {
+    return {begin + consumer * Tiles::Queries::bytes};
+  }
+  __device__ __forceinline__ bool has(int index) const {
+    return index < num_tiles * shape.heads * shape.batch;
+  }
+  __device__ __forceinline__ Work work(int index) const {
+    return work_of(shape, index, num_tiles, Tiles::queries, heads_of_section);
+  }
+  // The tiles of keys that some query of the block sees: [first, last), first a multiple of a tile.
+  __device__ __forceinline__ Interval keys_of(const Work& work) const {
+    const Interval any = keys_of_tile(shape, work.query, Tiles::queries).any;
+    return {any.first / Tiles::keys * Tiles::keys, any.last};
+  }
+};
+
+// By one thread.
+template <typename T, int width>
+__device__ __forceinline__ void produce(const ForwardBlock<T, width>& block,
+                                        const ForwardMaps& maps) {
+  using Tiles = ForwardTilesSm90<T, width>;
+  typename ForwardBlock<T, width>::KeyTurn key_turn, value_turn;
+  uint32_t q_parity = 0;
+  for (int index = blockIdx.x; block.has(index); index += gridDim.x) {
+    const Work work = block.work(index);
+    const Interval seen = block.keys_of(work);
+    const int kv_head = work.head / block.shape.group;
+    const auto load_keys = [&](int key) {
+      block.keys.load(key_turn, &maps.k, key, kv_head, work.batch);
+    };
+    if (seen.first < seen.last) load_keys(seen.first);  // while the output leaves its place
+    mbarrier_wait(block.q_free, q_parity ^ 1);
+    q_parity ^= 1;
+    mbarrier_arrive_expect_tx(block.q_full, Tiles::consumers * Tiles::Queries::bytes);
+    for (int i = 0; i < Tiles::consumers; ++i) {
+      block.queries(i).load(&maps.q, block.q_full, work.query + i * Tiles::consumer_queries,
+                            work.head, work.batch);
+    }
+    for (int key = seen.first; key < seen.last; key += Tiles::keys) {
+      if (key + Tiles::keys < seen.last) load_keys(key + Tiles::keys);
+      block.values.load(value_turn, &maps.v, key, kv_head, work.batch);
+    }
+  }
+}
+
+// scores = q k^T, one group of wgmma.
+template <typename T, typename Queries, typename Keys, int n>
+__device__ __forceinline__ void multiply_keys(Sum<1, n>& scores, Queries q, Keys k) {
+  const uint64_t a = q.along_columns(), b = k.along_columns();
+#pragma unroll
+  for (int step = 0; step < Queries::cols; step += 16) {
+    wgmma<8 * n, T>(scores.flat(), a + Queries::along_columns_step(step),
+                    b + Keys::along_columns_step(step), step > 0);
+  }
+  wgmma_commit();
+}
+
+// out += weights v, one group of wgmma.
+template <typename T, typename Values, int n, int steps>
+__device__ __forceinline__ void add_values(Sum<1, n>& out, const Fragment (&weights)[steps][1],
+                                           Values v) {
+  const uint64_t b = v.along_rows();
+#pragma unroll
+  for (int step = 0; step < steps; ++step) {
+    wgmma<8 * n, T, true>(out.flat(), weights[step][0].word, b + Values::along_rows_step(16 * step),
+                          true);
+  }
+  wgmma_commit();
+}
+
+// Named barriers, one for each consumer: its turn to issue.
+__device__ __forceinline__ void wait_for_turn(int consumer) {
+  named_barrier_sync(1 + consumer, 256);
+}
+__device__ __forceinline__ void pass_turn(int consumer) {
+  named_barrier_arrive(2 - consumer, 256);
+}
+
+// The output over the consumer's queries, and from there to global memory.
+template <typename T, typename Queries, int n>
+__device__ __forceinline__ void store_output(const Sum<1, n>& out, Queries to,
+                                             const CUtensorMap* map, const Work& work, int row,
+                                             int consumer, uint32_t q_free) {
+  const int thread = threadIdx.x % 128, lane = thread % 32;
+  named_barrier_sync(3 + consumer, 128);  // nobody reads the queries
+#pragma unroll
+  for (int j = 0; j < n; j += 2) {
+    Fragment block[1];
+    round_columns<T>(out, j / 2, block);
+    stmatrix<4>(to.at(thread / 32 * 16 + lane % 16, 8 * j + lane / 16 * 8), block[0].word);
+  }
+  fence_proxy_async();
+  named_barrier_sync(3 + consumer, 128);
+  if (thread == 0) {
+    to.store(map, work.query + row, work.head, work.batch);
+    bulk_commit();
+    bulk_wait_read<0>();
+    mbarrier_arrive(q_free);
+  }
+}
+
+template <typename T, int width>
+__device__ __forceinline__ void consume(const AttentionForward& at,
+                                        const ForwardBlock<T, width>& block,
+                                        const ForwardMaps& maps, int consumer) {
+  using Tiles = ForwardTilesSm90<T, width>;
+  constexpr int n = Tiles::keys / 8, steps = Tiles::keys / 16;
+  const AttentionShape& shape = at.shape;
+  const int lane = threadIdx.x % 32, warp_row = threadIdx.x % 128 / 32 * 16;
+  const int row = consumer * Tiles::consumer_queries;
+  const typename Tiles::Queries q = block.queries(consumer);
+  const ScoreRule rule(shape);
+  typename ForwardBlock<T, width>::KeyTurn key_turn, value_turn;
+  uint32_t q_parity = 0;
+  Sum<1, n> scores;
+  Sum<1, width / 8> out;
+  Fragment weights[steps][1];
+
+  if (consumer == 1) pass_turn(consumer);
+  for (int index = blockIdx.x; block.has(index); index += gridDim.x) {
+    const Work work = block.work(index);
+    const Interval seen = block.keys_of(work);
+    const int query = work.query + row;
+    const Interval every = keys_of_tile(shape, query, Tiles::consumer_queries).every;
+    RunningSoftmax<1> softmax;
+    const auto exponentials = [&](int key) {
+      apply_rule(rule, scores);
+      if (key < every.first || key + Tiles::keys > every.last) {
+        mask_scores(shape, scores, query + warp_row, key);
+      }
+      return softmax.update(scores, rule.to_log2);
+    };
+    const auto round_weights = [&] {
+#pragma unroll
+      for (int step = 0; step < steps; ++step) round_columns<T>(scores, step, weights[step]);
+    };
+    out.clear();
+    mbarrier_wait(block.q_full, q_parity);
+    q_parity ^= 1;
+    if (seen.first < seen.last) {
+      const auto k = block.keys.wait(key_turn);
+      pin(scores.flat());
+      wgmma_fence();
+      multiply_keys<T>(scores, q, k);
+      wgmma_wait<0>();
+      pin(scores.flat());
+      block.keys.release(key_turn);
+      exponentials(seen.first);
+      round_weights();
+      for (int key = seen.first + Tiles::keys; key < seen.last; key += Tiles::keys) {
+        const auto next_k = block.keys.wait(key_turn);
+        wait_for_turn(consumer);
+        wgmma_fence();
+        multiply_keys<T>(scores, q, next_k);
+        const auto v = block.values.wait(value_turn);
+        wgmma_fence();
+        add_values<T>(out, weights, v);
+        pass_turn(consumer);
+        wgmma_wait<1>();
+        pin(scores.flat());
+        block.keys.release(key_turn);
+        const RowFactors<1> shrinks = exponentials(key);
+        wgmma_wait<0>();
+        pin(out.flat());
+        block.values.release(value_turn);
+        scale_rows(out, shrinks);
+        round_weights();
+      }
+      const auto v = block.values.wait(value_turn);
+      wgmma_fence();
+      add_values<T>(out, weights, v);
+      wgmma_wait<0>();
+      pin(out.flat());
+      block.values.release(value_turn);
+    }
+
+    const float sink = at.sinks == nullptr ? -INFINITY : at.sinks[work.head] * log2_e;
+    RowFactors<1> factors;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const RowEnd end = softmax.finish(0, h, rule.to_log2, sink);
+      factors.at[0][h] = end.factor;
+      const int at_query = query + warp_row + 8 * h + lane / 4;
+      if (lane % 4 == 0 && at_query < shape.seq_q) {
+        at.lse[(int64_t{work.batch} * shape.heads + work.head) * shape.seq_q + at_query] = end.lse;
+      }
+    }
+    scale_rows(out, factors);
+    store_output<T>(out, q, &maps.out, work, row, consumer, block.q_free);
+  }
+  if (consumer == 0) wait_for_turn(consumer);  // the last that was passed
+  if (threadIdx.x % 128 == 0) bulk_wait<0>();
+}
+
+template <typename T, int width>
+__global__ void __launch_bounds__(ForwardTilesSm90<T, width>::num_threads, 1)
+    attention_forward_sm90_kernel(const AttentionForward at,
+                                  const __grid_constant__ ForwardMaps maps, int num_tiles,
+                                  int heads_of_section) {
+  using Tiles = ForwardTilesSm90<T, width>;
+  const ForwardBlock<T, width> block{at.shape, num_tiles, heads_of_section};
+  const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0), consumer = warp / 4 - 1;
+  if (threadIdx.x == 0) {
+    mbarrier_init(block.q_full, 1);
+    mbarrier_init(block.q_free, Tiles::consumers);
+    block.keys.init(4 * Tiles::consumers);
+    block.values.init(4 * Tiles::consumers);
+    fence_mbarrier_init();
+  }
+  __syncthreads();
+  if (consumer < 0) {
+    setmaxnreg_dec<Tiles::producer_registers>();
+    if (warp == 0 && elect_one()) produce(block, maps);
+  } else {
+    setmaxnreg_inc<Tiles::consumer_registers>();
+    consume(at, block, maps, consumer);
+  }
+}
+
+// Query heads whose keys and values fit into half of the L2 cache, at least those of one kv head.
+inline int heads_of_section(const AttentionShape& shape) {
+  const int64_t of_kv_head = int64_t{shape.seq_k} * (shape.dim + shape.dim_v) * 2;
+  const int64_t kv_heads = std::max<int64_t>(1, l2_cache_bytes() / 2 / of_kv_head);
+  return static_cast<int>(
+      std::min<int64_t>(kv_heads * shape.group, int64_t{shape.batch} * shape.heads));
+}
+
+template <typename T, int width>
+void launch_attention_forward_sm90(const AttentionForward& at, void* stream) {
+  using Tiles = ForwardTilesSm90<T, width>;
+  const AttentionShape& shape = at.shape;
+  const auto map = [&]<typename Tile>(const Heads& x, int seq, int heads, int dim) {
+    return tile_map<Tile>(static_cast<const T*>(x.data), shape.batch, seq, heads, dim,
+                          {x.seq_stride, x.head_stride, x.batch_stride});
+  };
+  using Queries = typename Tiles::Queries;
+  using Keys = typename Tiles::Keys;
+  const int kv_heads = shape.heads / shape.group;
+  const ForwardMaps maps{
+      map.template operator()<Queries>(at.q, shape.seq_q, shape.heads, shape.dim),
+      map.template operator()<Keys>(at.k, shape.seq_k, kv_heads, shape.dim),
+      map.template operator()<Keys>(at.v, shape.seq_k, kv_heads, shape.dim_v),
+      map.template operator()<Queries>(at.out, shape.seq_q, shape.heads, shape.dim_v)};
+  const int num_tiles = (shape.seq_q + Tiles::queries - 1) / Tiles::queries;
+  const int64_t total = int64_t{num_tiles} * shape.heads * shape.batch;
+  launch(attention_forward_sm90_kernel<T, width>,
+         dim3(static_cast<unsigned>(std::min<int64_t>(total, num_multiprocessors()))),
+         dim3(Tiles::num_threads), Tiles::shared_bytes, static_cast<cudaStream_t>(stream), at, maps,
+         num_tiles, heads_of_section(shape));
+}
+
+template <int width>
+void attention_forward_sm90(const AttentionForward& at, void* stream) {
+  if (at.storage == Storage::bf16) {
+    launch_attention_forward_sm90<__nv_bfloat16, width>(at, stream);
+  } else {
+    launch_attention_forward_sm90<__half, width>(at, stream);
+  }
+}
+
+}  // namespace megafm::cuda

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -35,6 +36,30 @@ def write_text(path: Path, text: str) -> None:
     """All of `text` or nothing, as `atomic_open`."""
     with atomic_open(path) as out:
         out.write(text.encode())
+
+
+@contextmanager
+def only_writer(lock: Path, setting: str) -> Iterator[IO[str]]:
+    """Hold a lock file open for writing, so that no second process writes into its folder.
+
+    Args:
+        setting: what names the folder, for the message: run.dir=DIR.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            field = setting.partition("=")[0]
+            raise ValueError(
+                f"{setting}: another run is writing to it; wait until it ends, or set "
+                f"{field} to another folder"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield file
 
 
 @contextmanager

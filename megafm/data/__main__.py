@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from megafm.config import job
 from megafm.data import comparison, inspection
 from megafm.data.config import DataFolder, DataJob
 from megafm.data.prepare import prepare
 from megafm.data.tasks import run_task
 from megafm.data.tokenization import tokenize
+from megafm.files import only_writer
 from megafm.tokenizer import Tokenizer
 
 
 @job("data")
 def main(config: DataJob) -> None:
-    if config.action == "prepare":
-        prepare(config)
-    elif config.action == "tokenize":
-        tokenizer = Tokenizer.load(config.tokenizer.dir)
-        tokenize(config.data.dir, tokenizer, executor=config.executor)
+    if config.action in ("prepare", "tokenize"):
+        folder = Path(config.data.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        with only_writer(folder / ".lock", f"data.dir={folder}"):
+            write(config)
     elif config.action == "run_task":
         run_task(config.data.dir, config.task)
     else:
         show(config.action, config.data)
+
+
+def write(config: DataJob) -> None:
+    if config.action == "prepare":
+        prepare(config)
+    else:
+        tokenizer = Tokenizer.load(config.tokenizer.dir)
+        tokenize(config.data.dir, tokenizer, executor=config.executor)
 
 
 def show(action: str, data: DataFolder) -> None:

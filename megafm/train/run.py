@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
-import fcntl
 import os
 import secrets
 import shutil
@@ -27,6 +26,7 @@ from megafm.config import config_hash, to_dict, to_yaml
 from megafm.data import Batch, Samples, TokenWindows, check_data, training_samples
 from megafm.data.ahead import Ahead
 from megafm.device import device_name, peak_flops, resolve_device, resolve_precision, set_up_cpu
+from megafm.files import only_writer
 from megafm.model import flops_per_token, num_active_parameters, num_parameters
 from megafm.parallel import world
 from megafm.parallel.layout import check_micro_batches, resolve_layout
@@ -195,16 +195,7 @@ def _only_writer(run_dir: str) -> Iterator[None]:
     if world.rank() != 0:
         yield
         return
-    with (Path(run_dir) / LOCK).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"run.dir={run_dir}: another run is writing to it; wait until it ends, or set "
-                "run.dir to another folder"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
+    with only_writer(Path(run_dir) / LOCK, f"run.dir={run_dir}") as lock:
         lock.truncate(0)
         lock.write(secrets.token_hex())  # what _check_shared looks for
         lock.flush()

@@ -10,6 +10,7 @@ from megafm.config import compose
 from megafm.data.config import DataJob
 from megafm.data.inspection import inspect
 from megafm.data.tokenization import tokenize
+from megafm.files import only_writer
 from tests.data.helpers import data_folder, small_tokenizer, write_corpus
 
 
@@ -40,6 +41,13 @@ def test_a_mistake_is_one_line_and_a_failing_exit_code(tmp_path: Path) -> None:
     assert done.stderr.startswith("megafm: error: source.path=")
 
 
+def test_a_second_job_on_a_folder_is_refused(tmp_path: Path) -> None:
+    with only_writer(tmp_path / ".lock", "data.dir=x"):
+        done = run(f"data.dir={tmp_path}")
+    assert done.returncode == 1
+    assert f"data.dir={tmp_path}: another run is writing to it; wait until" in done.stderr
+
+
 @pytest.mark.parametrize(
     "overrides, message",
     [
@@ -56,7 +64,7 @@ def test_settings_that_cannot_work_are_refused(overrides: list[str], message: st
 
 
 def test_packages_can_be_listed() -> None:
-    assert compose("data", DataJob, []).source.packages == "all"
+    assert compose("data", DataJob, []).source.packages == "required"
     job = compose("data", DataJob, ["source.packages=[numpy,torch]"])
     assert job.source.packages == ("numpy", "torch")
 

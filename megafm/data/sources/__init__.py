@@ -14,16 +14,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from megafm.data.document import Document, Drop
+from megafm.data.sources.code import list_code
 from megafm.data.sources.config import Fields, Source
 from megafm.data.sources.folder import list_folder
-from megafm.data.sources.formats import READERS, format_of
+from megafm.data.sources.formats import read_file
+from megafm.data.sources.hub import list_dataset, read_dataset
 from megafm.data.sources.installation import list_installation
-from megafm.data.sources.shard import Listing, Place, Refused, Shard
-from megafm.data.sources.streams import Budget, decompressed, opened, plain_name
+from megafm.data.sources.shard import Budget, Listing, Place, Refused, Shard
+from megafm.data.sources.streams import decompressed, opened, plain_name
 
 __all__ = ["VERSION", "Fields", "Listing", "Shard", "Source", "list_shards", "read_shard"]
 
 VERSION = "sources/1"
+_LISTS = {
+    "python_installation": list_installation,
+    "code": list_code,
+    "git": list_code,
+    "datasets": list_dataset,
+}
 
 
 def list_shards(source: Source) -> Listing:
@@ -32,8 +40,7 @@ def list_shards(source: Source) -> Listing:
     Raises:
         ValueError: source.path is no folder, or source.packages names one that is not installed.
     """
-    installation = source.kind == "python_installation"
-    listing = list_installation(source) if installation else list_folder(source)
+    listing = _LISTS.get(source.kind, list_folder)(source)
     listing.shards.sort(key=lambda shard: (shard.name, shard.part or 0))
     return listing
 
@@ -44,18 +51,22 @@ def read_shard(source: Source, shard: Shard) -> Iterator[Document | Drop]:
     Bad input never raises: what cannot be read, or not to its end, ends with a Drop.
 
     Raises:
-        ValueError: a package or a column that the settings ask for is not there.
+        ValueError: a package that this format needs is not installed.
+        OSError: the network failed; reading the shard again may succeed.
     """
-    file = None if "://" in shard.location else Path(shard.location)
-    if plain_name(shard.path) != shard.path:
-        file = None
-    place = Place(source, shard, shard.name, shard.path, file)
+    if source.kind == "datasets":
+        yield from read_dataset(source, shard)
+        return
+    remote = "://" in shard.location
+    compressed = plain_name(shard.path) != shard.path
+    file = None if remote or compressed else Path(shard.location)
+    place = Place(source, shard, shard.name, shard.path, Budget(shard, source), file)
     try:
         with opened(shard.location) as stream:
-            plain = decompressed(stream, shard.path, Budget(shard, source))
-            kind = format_of(shard.path, source.kind) or source.kind
-            yield from READERS[kind](plain, place)
+            yield from read_file(decompressed(stream, shard.path, place.budget), place)
     except Refused as refusal:
         yield Drop(refusal.reason, shard.name)
-    except OSError:
+    except OSError as error:
+        if remote and not isinstance(error, FileNotFoundError | PermissionError):
+            raise  # of the network: to be tried again
         yield Drop("unreadable", shard.name)

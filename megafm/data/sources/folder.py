@@ -6,12 +6,13 @@ import fnmatch
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from megafm.data.sources.config import Source
 from megafm.data.sources.formats import format_of
+from megafm.data.sources.parquet import row_groups
 from megafm.data.sources.shard import Listing, Shard, need
 
 
@@ -24,7 +25,13 @@ def list_folder(source: Source) -> Listing:
         ValueError: source.path is no folder, file or URL.
     """
     path = str(source.path)
-    return _list_remote(path, source) if "://" in path else _list_local(Path(path), source)
+    listing = _list_remote(path, source) if "://" in path else _list_local(Path(path), source)
+    listing.shards = [part for shard in listing.shards for part in _parts(shard)]
+    return listing
+
+
+def _parts(shard: Shard) -> Iterable[Shard]:
+    return row_groups(shard) if format_of(shard.path, shard.source) == "parquet" else [shard]
 
 
 def _list_local(root: Path, source: Source) -> Listing:

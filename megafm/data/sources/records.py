@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date
-from typing import Any
+from typing import IO, Any
 
 from megafm.data.document import Document, Drop
 from megafm.data.sources.config import Fields
+from megafm.data.sources.conversations import messages_of, render
 from megafm.data.sources.shard import Place
 
+Rows = Callable[[IO[bytes], Place], Iterator[tuple[object, Any]]]
 
-def document_of(record: Any, number: int, place: Place) -> Document | Drop:
-    """The document of a record; `number` counts the records of a file from 1."""
-    fields = place.source.fields
-    name = _text(find(record, fields.id)) if fields.id else str(number)
-    text = find(record, fields.text)
+
+def read_records(rows: Rows) -> Callable[[IO[bytes], Place], Iterator[Document | Drop]]:
+    """A reader of the documents of `rows`, which gives the number and fields of each record, or a
+    Drop in their place."""
+
+    def read(stream: IO[bytes], place: Place) -> Iterator[Document | Drop]:
+        of = conversation_of if place.source.kind == "conversations" else document_of
+        for number, record in rows(stream, place):
+            yield record if isinstance(record, Drop) else of(record, number, place)
+
+    return read
+
+
+def document_of(record: Any, number: object, place: Place) -> Document | Drop:
+    """The document of a record; `number` tells it from the other records of the file."""
+    text = find(record, place.source.fields.text)
     if isinstance(text, bytes):
         try:
             text = text.decode()
@@ -24,9 +37,27 @@ def document_of(record: Any, number: int, place: Place) -> Document | Drop:
             return Drop("undecodable", place.id(number))
     if not isinstance(text, str):
         return Drop("no_text", place.id(number))
+    return _document(record, number, place, text)
+
+
+def conversation_of(record: Any, number: object, place: Place) -> Document | Drop:
+    """The document of a record with turns: their text rendered, and the messages themselves."""
+    messages = messages_of(record)
+    if not messages:
+        return Drop("no_messages", place.id(number))
+    return _document(record, number, place, render(messages), {"messages": plain(messages)})
+
+
+def _document(
+    record: Any, number: object, place: Place, text: str, metadata: dict[str, Any] | None = None
+) -> Document | Drop:
+    fields = place.source.fields
+    name = _text(find(record, fields.id)) if fields.id else str(number)
     if not name:
         return Drop("no_id", place.id(number))
-    return checked(place.document(text, name, **stated(record, fields)), place)
+    about = stated(record, fields)
+    about["metadata"] |= metadata or {}
+    return checked(place.document(text, name, **about), place)
 
 
 def checked(document: Document, place: Place) -> Document | Drop:

@@ -12,6 +12,8 @@ from typing import Any
 from megafm.data.document import Document
 from megafm.data.sources.config import Source
 
+FREE_EXPANSION = 64_000_000  # bytes that anything may grow to, whatever its ratio
+
 
 @dataclass(frozen=True, slots=True)
 class Shard:
@@ -49,12 +51,26 @@ class Listing:
     skipped_packages: dict[str, str] = field(default_factory=dict)  # "name version" -> licence
 
 
+class Budget:
+    """How far a shard may still expand; archives and what is compressed in them share one."""
+
+    def __init__(self, shard: Shard, source: Source) -> None:
+        by_ratio = max(FREE_EXPANSION, shard.size * source.max_expansion)
+        self.left = min(by_ratio, source.max_expanded_bytes)
+
+    def spend(self, num_bytes: int) -> None:
+        self.left -= num_bytes
+        if self.left < 0:
+            raise Refused("zip_bomb")
+
+
 @dataclass(frozen=True)
 class Place:
     """Where in a source a stream of bytes is from, and the settings to read it with.
 
     Attributes:
         name, path: of its documents: those of the shard, or of a member of an archive.
+        budget: how far what is read may still expand.
         file: on this machine, when the stream is all of it; else None.
     """
 
@@ -62,6 +78,7 @@ class Place:
     shard: Shard
     name: str
     path: str
+    budget: Budget
     file: Path | None = None
 
     def document(self, text: str, key: object = None, **stated: Any) -> Document:

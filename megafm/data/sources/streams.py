@@ -6,30 +6,17 @@ import bz2
 import gzip
 import io
 import lzma
+import tarfile
+import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import IO, Any
 
-from megafm.data.sources.config import Source
-from megafm.data.sources.shard import Refused, Shard, need
+from megafm.data.sources.shard import Budget, Refused, need
 
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 CHUNK = 1 << 16
-FREE_EXPANSION = 64_000_000  # bytes that anything may grow to, whatever its ratio
-
-
-class Budget:
-    """How far a shard may still expand; archives and what is compressed in them share one."""
-
-    def __init__(self, shard: Shard, source: Source) -> None:
-        by_ratio = max(FREE_EXPANSION, shard.size * source.max_expansion)
-        self.left = min(by_ratio, source.max_expanded_bytes)
-
-    def spend(self, num_bytes: int) -> None:
-        self.left -= num_bytes
-        if self.left < 0:
-            raise Refused("zip_bomb")
 
 
 def opened(location: str) -> IO[bytes]:
@@ -85,13 +72,13 @@ class _Bounded(io.RawIOBase):
 class refusals:
     """Context manager: what the decompressors raise on bad input, as Refused with its reason."""
 
-    CORRUPT = (gzip.BadGzipFile, zlib.error, lzma.LZMAError, ValueError)
+    CORRUPT = (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, lzma.LZMAError, ValueError)
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, EOFError):
+        if isinstance(error, EOFError | tarfile.ReadError):
             raise Refused("truncated") from error
         # BZ2File has only OSError for bad data; one of the operating system has a number
         nameless = isinstance(error, OSError) and error.errno is None

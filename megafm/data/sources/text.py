@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import IO
 
 from megafm.data.document import Document, Drop
+from megafm.data.licence_texts import licence_of_header
 from megafm.data.sources.shard import Place, Refused
 from megafm.data.sources.streams import whole
 
@@ -19,7 +20,9 @@ def read_text(stream: IO[bytes], place: Place) -> Iterator[Document | Drop]:
     if place.file is not None and place.shard.size > limit:
         raise Refused("too_large")
     data = whole(stream, limit)
-    yield place.document(decode(data, PurePosixPath(place.path).suffix))
+    text = decode(data, PurePosixPath(place.path).suffix)
+    code = place.source.kind in ("code", "git")
+    yield place.document(text, licence=licence_of_header(text) if code else "")
 
 
 def decode(data: bytes, suffix: str) -> str:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 
-FILE_NAME = re.compile(r"((un)?licen[cs]e|copying)([-_.].*)?", re.I)
+FILE_NAME = re.compile(
+    r"(?!.*\.(py|js|ts|go|rs|c|h|cc|cpp|java|rb|sh|json|ya?ml|toml)$)"
+    r"((un)?licen[cs]e|copying)([-_.].*)?",
+    re.I,
+)
 _HEADER = re.compile(
     r"SPDX-License-Identifier:[ \t]*([\w.+-]+(?:[ \t]+(?:AND|OR|WITH)[ \t]+[\w.+-]+)*|\([^)\n]*\))"
 )

@@ -92,9 +92,14 @@ class _Tail:
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
+        self._position = 0
         self.last = b""
+
+    def tell(self) -> int:
+        return self._position
 
     def read(self, size: int) -> bytes:
         data = self._stream.read(size)
         self.last = data[-1:] or self.last
+        self._position += len(data)
         return data

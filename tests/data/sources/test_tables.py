@@ -123,7 +123,7 @@ def test_sqlite_reads_the_tables_with_text_and_writes_nothing(tmp_path: Path) ->
     before = path.read_bytes()
     check(documents(tmp_path, "sqlite", table="docs", fields=FIELDS), "a.db")
     found = outcomes(tmp_path, "sqlite", fields=Fields(text="body"))
-    assert found == ["one", ROWS[1]["body"], 'strange', "<no_text_column>"]
+    assert found == ["one", ROWS[1]["body"], "strange", "<no_text_column>"]
     assert outcomes(tmp_path, "sqlite", table="nonesuch") == ["<no_table>"]
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.db"]
@@ -175,7 +175,7 @@ SELECT pg_catalog.setval('x', 1, true);
 def test_exports_of_mysql_and_postgres(tmp_path: Path) -> None:
     fields = Fields(text="body", id="uid")
     (tmp_path / "a.sql").write_text(MYSQL)
-    expected = ["it's \"one\"\n \\", "<no_text>", "x; -- y", "turned"]
+    expected = ['it\'s "one"\n \\', "<no_text>", "x; -- y", "turned"]
     assert outcomes(tmp_path, "sql", fields=fields) == expected
     (tmp_path / "a.sql").write_text(POSTGRES)
     expected = ["a\ttab and 'quotes'; ok", "<no_text>", "last", "back\\slash", "it's"]
@@ -196,9 +196,7 @@ def test_a_dump_reads_the_same_in_chunks_of_any_size(
         def read(self, size: int = -1) -> bytes:
             return super().read(min(size, chunk))
 
-    monkeypatch.setattr(
-        "megafm.data.sources.opened", lambda path: Slow(open(path, "rb", buffering=0))
-    )
+    monkeypatch.setattr("megafm.data.sources.opened", lambda path: Slow(io.FileIO(path)))
     monkeypatch.setattr(sql_module, "LOOKAHEAD", 100)
     for name, texts in expected.items():
         assert outcomes(tmp_path / name, "sql", fields=fields) == texts

@@ -43,7 +43,7 @@ def read_dataset(source: Source, shard: Shard) -> Iterator[Document | Drop]:
 
 def _load(source: Source) -> Any:
     """The split as a data set that is read in order and not held."""
-    datasets = need("datasets", "hf")
+    datasets = need("datasets", "datasets")
     try:
         if not _is_folder(source):
             options = {"name": source.subset, "split": source.split, "streaming": True}

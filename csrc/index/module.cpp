@@ -349,8 +349,8 @@ Array<int64_t> fingerprint_pairs(const Array<uint64_t>& fingerprints, int64_t mo
 Array<bool> repeated_tokens(const Array<int64_t>& tokens, const Array<int64_t>& offsets,
                             int64_t width) {
   check_sets(tokens, offsets);
-  if (width < 1) {
-    throw std::invalid_argument("width=" + std::to_string(width) + ": must be at least 1");
+  if (width < 1 || width > 512) {
+    throw std::invalid_argument("width=" + std::to_string(width) + ": must be from 1 to 512");
   }
   Array<bool> repeated(tokens.size());
   bool* out = repeated.mutable_data();

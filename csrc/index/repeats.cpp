@@ -1,6 +1,7 @@
 // Exact-substring deduplication (Lee et al., Deduplicating Training Data Makes Language Models
-// Better, 2022) without a suffix array: windows by a rolling hash, sorted; 16 bytes a token. Two
-// windows that differ share a hash with a probability of 2**-64.
+// Better, 2022) without a suffix array: windows by a rolling hash, sorted; 16 bytes a token. The
+// hash is a polynomial modulo 2**64: from 1,024 tokens on, any two values in the order of Thue and
+// Morse make windows that share one (Pachocki, Radoszewski, 2013), so the binding takes at most 512.
 
 #include "index/repeats.h"
 
@@ -20,6 +21,7 @@ void repeats(const int64_t* tokens, const int64_t* ends, int64_t num_documents, 
     leaving *= base;
   }
   std::vector<Keyed> windows;  // by hash, and by place
+  windows.reserve(ends[num_documents]);
   for (int64_t document = 0; document < num_documents; ++document) {
     uint64_t value = 0;
     for (int64_t i = ends[document]; i < ends[document + 1]; ++i) {

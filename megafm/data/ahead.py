@@ -18,6 +18,7 @@ class Ahead:
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
         self.seq_len = samples.seq_len
+        self.attended_len = samples.attended_len
         self._pool: ThreadPoolExecutor | None = None  # a thread lives from the first batch on
         self._last: int | None = None
         self._guess: tuple[int, int, Future[Batch]] | None = None

@@ -32,6 +32,8 @@ class Blend:
         self.sources = sources
         self.seq_len = sources[0].seq_len
         self.parts = parts(weights)
+        lengths = [source.attended_len for source in sources]
+        self.attended_len = float(np.average(lengths, weights=self.parts))
         self._source = native().blend(self.parts)
         self._number = np.empty(len(self._source), np.int32)  # of those of its source
         for number, count in enumerate(self.parts):

@@ -18,7 +18,8 @@ PACKAGE = Path(__file__).parents[1]
 FIX = (
     "make setup"
     if (PACKAGE.parent / "csrc").is_dir()
-    else "apt-get install g++, then pip install --force-reinstall --no-deps SOURCE_OF_MEGAFM"
+    else "apt-get install g++ python3-dev, "
+    "then pip install --force-reinstall --no-deps SOURCE_OF_MEGAFM"
 )
 
 

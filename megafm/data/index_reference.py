@@ -177,6 +177,7 @@ def repeats(tokens: np.ndarray, offsets: np.ndarray, width: int) -> np.ndarray:
 
     Args:
         tokens, offsets: int64, document i is tokens[offsets[i]:offsets[i + 1]].
+        width: at most 512.
     """
     repeated = np.zeros(len(tokens), bool)
     seen: set[tuple[int, ...]] = set()

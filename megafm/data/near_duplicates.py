@@ -21,7 +21,7 @@ from megafm.data.config import NearDuplicates
 from megafm.data.index import native
 from megafm.data.permutation import mix
 
-VERSION = "near_duplicates/3"
+VERSION = "near_duplicates/4"
 MAX_BUCKET = 64  # of a larger bucket (boilerplate), the rest is compared with its first 64
 
 

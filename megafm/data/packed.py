@@ -49,7 +49,9 @@ class PackedDocuments:
         self._starts, self._lengths = starts[order], lengths[order]
         self.rows_per_epoch = len(self._ends) - 1
         places = self.rows_per_epoch * seq_len
-        self.waste = (places - int(lengths.sum())) / places
+        num_tokens = int(lengths.sum())
+        self.waste = (places - num_tokens) / places
+        self.attended_len = float(np.square(lengths, dtype=np.float64).sum()) / num_tokens
 
     def batch(self, first: int, count: int) -> Batch:
         rows = rows_of_epochs(first, count, self.rows_per_epoch, self.seed)

@@ -28,9 +28,14 @@ class Batch:
 
 
 class Samples(Protocol):
-    """An endless sequence of samples, each a pure function of a seed and its index."""
+    """An endless sequence of samples, each a pure function of a seed and its index.
+
+    Attributes:
+        attended_len: of the sequence that a token's attention is kept to, the mean over tokens.
+    """
 
     seq_len: int
+    attended_len: float
 
     def batch(self, first: int, count: int) -> Batch:
         """Samples first .. first + count - 1."""

@@ -34,6 +34,7 @@ class TokenWindows:
     ) -> None:
         self.dataset = open_tokens(prefix, headerless)
         self.seq_len = seq_len
+        self.attended_len = float(seq_len)
         self.seed = seed
         self.shuffle = shuffle
         tokens = self.dataset.num_tokens

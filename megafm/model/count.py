@@ -22,12 +22,13 @@ def matmul_parameters(config: ModelConfig) -> int:
     return _layers_matmul_parameters(config, experts) + config.vocab_size * config.dim
 
 
-def flops_per_token(config: ModelConfig, seq_len: int) -> float:
+def flops_per_token(config: ModelConfig, seq_len: float) -> float:
     """Training FLOPs of one token, forward and backward, averaged over a sequence of `seq_len`.
 
     6 per parameter in matmuls (2 forward, 4 backward), and 12 per query head, channel and key in
     attention (scores and weighted sum, a multiply and an add each, three times over). Causal
     attention is counted once: only the keys that a token may see. Recomputation is not counted.
+    Of packed documents `seq_len` is their mean length over tokens, exact where there is no window.
     """
     attention = config.num_layers * _attention_flops(config, seq_len)
     return 6 * matmul_parameters(config) + attention
@@ -48,7 +49,7 @@ def head_flops(config: ModelConfig) -> int:
     return 6 * config.vocab_size * config.dim
 
 
-def mean_context(seq_len: int, window: int | None = None) -> float:
+def mean_context(seq_len: float, window: int | None = None) -> float:
     """Keys a token sees, itself included, averaged over a causal sequence."""
     if window is None or window >= seq_len:
         return (seq_len + 1) / 2
@@ -78,5 +79,5 @@ def _layer_matmul_parameters(config: ModelConfig, layer: int, num_experts: int) 
     return attention + router + experts
 
 
-def _attention_flops(config: ModelConfig, seq_len: int) -> float:
+def _attention_flops(config: ModelConfig, seq_len: float) -> float:
     return 12 * config.q_dim * mean_context(seq_len, config.window)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,12 @@ def plan(job: PlanJob) -> None:
     world_size = job.world_size or _fewest_ranks(job.parallel)
     parallel = resolve_layout(job.parallel, world_size, job.model, job.train.seq_len)
     check_batch(job, parallel)
+    if job.data.packing != "stream":
+        warnings.warn(
+            f"data.packing={job.data.packing} has no effect in a plan: it reads no documents, and "
+            "counts attention over whole windows",
+            stacklevel=2,
+        )
     for rank in job.ranks:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank={rank}: the world has {world_size}; set 0 to {world_size - 1}")

@@ -84,6 +84,10 @@ class Run(Training):
     snapshot_id: str
     saver: BackgroundSaver | None
 
+    @property
+    def flops_per_token(self) -> float:
+        return flops_per_token(self.job.model, self.training.attended_len)
+
     def next_batch(self) -> list[tuple[torch.Tensor, ...]]:
         index, count = data_share(self.mesh)
         share = self.job.train.global_batch_size // count
@@ -399,11 +403,12 @@ def _introduce(run: Run) -> None:
     stated = f"{peak / 1e12:,.0f} TFLOP/s a device" if peak else "n/a"
     epochs = run.training.epochs(job.train.steps * job.train.global_batch_size)
     mflops = run.flops_per_token / 1e6
+    folders = ", ".join(part.dir for part in job.data.blend) or job.data.dir
     active = f", {num_active_parameters(job.model):,} of them active" if job.model.moe else ""
     run.say(
         f"model {num_parameters(job.model):,} parameters{active}, {mflops:,.0f} MFLOP/token\n"
         f"ranks {world.world_size()} on {device_name(run.device)}, {dtype}, peak {stated}\n"
-        f"data {job.data.dir}: {job.train.steps} steps of {job.train.global_batch_size} x "
+        f"data {folders}: {job.train.steps} steps of {job.train.global_batch_size} x "
         f"{job.train.seq_len} tokens are {epochs}"
     )
     if job.schedule.warmup_steps >= job.train.steps:

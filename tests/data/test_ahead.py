@@ -15,6 +15,7 @@ class Recorded:
     """Sample i is its number; says which batches were made, and in which thread."""
 
     seq_len: int = 1
+    attended_len: float = 1
     made: list[tuple[int, int, bool]] = field(default_factory=list)
 
     def batch(self, first: int, count: int) -> Batch:

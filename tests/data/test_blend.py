@@ -24,6 +24,7 @@ class Numbered:
 
     number: int
     seq_len: int = 2
+    attended_len: float = 2
 
     def batch(self, first: int, count: int) -> Batch:
         sample = np.arange(first, first + count)

@@ -155,6 +155,13 @@ def test_repeats(documents, width):
     assert np.array_equal(found, index_reference.repeats(tokens, offsets, width))
 
 
+@needs_index
+def test_runs_over_512_tokens_are_refused():
+    tokens, offsets = sets_of([[1, 2]], np.int64)
+    with pytest.raises(ValueError, match="width=513: must be from 1 to 512"):
+        native().repeats(tokens, offsets, 513)
+
+
 def test_the_first_copy_of_a_run_of_fifty_tokens_stays():
     run, rest = list(range(50)), list(range(100, 140))
     tokens, offsets = sets_of([[*run, *rest], [7, *run, 8], run[:49]], np.int64)

@@ -67,6 +67,7 @@ def test_a_document_that_fits_is_not_cut(tmp_path: Path) -> None:
     edges = [*np.flatnonzero(batch.starts.ravel()).tolist(), batch.starts.size]
     assert sorted(np.diff(edges).tolist()) == [1, 2, 4, 4, 5, 8]  # five of padding
     assert packed.waste == 5 / 24
+    assert packed.attended_len == pytest.approx((64 + 16 + 16 + 4 + 1) / 19)  # of 8, 4, 4, 2, 1
     assert packed.epochs(6) == "2.00 epochs, 20.83% padding"
 
 

@@ -83,5 +83,5 @@ def test_new_documents_take_the_old_shards_away(tmp_path: Path) -> None:
     (tmp_path / "corpus" / "new.py").write_text(program(99))
     assert prepare(job, silent).tokenizer_hash is None
     left = {path.name for path in folder.iterdir()}
-    assert left == {"documents", "manifest.json", "stages"}
+    assert left == {"README.md", "documents", "manifest.json", "stages", "statistics.json"}
     assert json.loads((folder / "manifest.json").read_text())["splits"]["train"]["tokens"] is None

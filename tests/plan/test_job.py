@@ -35,6 +35,11 @@ def test_two_ranks_as_json_with_a_picture_each(
         assert Path(report["picture"]).stat().st_size > 10_000
 
 
+def test_packing_has_no_effect_and_says_so(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="data.packing=best_fit has no effect in a plan"):
+        run(tmp_path, "data.packing=best_fit", "format=json")
+
+
 def test_table_and_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(tmp_path, "device_memory_gb=0.001")
     shown = capsys.readouterr().out

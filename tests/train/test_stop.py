@@ -53,10 +53,15 @@ def test_sigterm_saves_and_exits(corpus: Path, tmp_path: Path) -> None:
 
 def test_the_second_signal_acts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    with pytest.raises(KeyboardInterrupt), StopSignal() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.exit_code == 130
-        os.kill(os.getpid(), signal.SIGINT)
+    # A job in the background is started to ignore SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), StopSignal() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.exit_code == 130
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_rank_that_others_stop_ends_as_by_sigterm() -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import IO, Any
 
 from megafm.data.document import Document, Drop
 from megafm.data.sources.records import checked
 from megafm.data.sources.shard import Place, Refused, need
 from megafm.data.sources.streams import whole
+
+Extract = Callable[[str, Any], str]  # of markup and its tree
+
+MAX_DEPTH = 4096  # of elements in elements: extraction takes time by its square, here 0.2 s
 
 
 def read_html(stream: IO[bytes], place: Place) -> Iterator[Document | Drop]:
@@ -23,8 +28,10 @@ def main_content(data: bytes, charset: str, extractor: str) -> dict[str, Any]:
         charset: that the server stated, or "".
 
     Raises:
-        Refused: no_main_content, or the extractor cannot take the page.
+        Refused: no_main_content, too_deep, or the extractor cannot take the page.
+        ValueError: the extractor is not installed.
     """
+    extract = _trafilatura() if extractor == "trafilatura" else _resiliparse()
     encoding, trees = need("resiliparse.parse.encoding"), need("resiliparse.parse.html")
     charset = charset or encoding.detect_encoding(data, from_html_meta=True) or "utf-8"
     try:
@@ -33,9 +40,13 @@ def main_content(data: bytes, charset: str, extractor: str) -> dict[str, Any]:
         markup = encoding.bytes_to_str(data, "utf-8")
     try:
         tree = trees.HTMLTree.parse(markup)
-        text = _trafilatura(markup) if extractor == "trafilatura" else _resiliparse(tree)
+        if markup.count("<") > MAX_DEPTH and _depth(tree, trees) > MAX_DEPTH:
+            raise Refused("too_deep")
+        text = extract(markup, tree)
         root, title = tree.document.query_selector("html"), (tree.title or "").strip()
         language = (root.getattr("lang") or "").strip() if root else ""
+    except Refused:
+        raise
     except Exception as error:  # hostile input, in other people's parsers: never fatal
         raise Refused("extraction_failed") from error
     if not text:
@@ -43,10 +54,23 @@ def main_content(data: bytes, charset: str, extractor: str) -> dict[str, Any]:
     return {"text": text, "language": language, "metadata": {"title": title} if title else {}}
 
 
-def _resiliparse(tree: Any) -> str:
+def _depth(tree: Any, trees: ModuleType) -> int:
+    deepest = 0
+
+    def enter(element: Any) -> None:
+        nonlocal deepest
+        deepest = max(deepest, element.depth)
+
+    trees.traverse_dom(tree.body, enter, elements_only=True)
+    return deepest
+
+
+def _resiliparse() -> Extract:
     extract = need("resiliparse.extract.html2text").extract_plain_text
-    return extract(tree, preserve_formatting=True, main_content=True, alt_texts=False).strip()
+    settings = {"preserve_formatting": True, "main_content": True, "alt_texts": False}
+    return lambda markup, tree: extract(tree, **settings).strip()
 
 
-def _trafilatura(markup: str) -> str:
-    return (need("trafilatura").extract(markup, include_comments=False) or "").strip()
+def _trafilatura() -> Extract:
+    extract = need("trafilatura").extract
+    return lambda markup, tree: (extract(markup, include_comments=False) or "").strip()

@@ -74,6 +74,8 @@ class Sign(Stage):
                 place += len(batch)
                 texts = [document.encoded for _, document in batch]
                 signatures = near_duplicates.signatures(texts, self.config)
+                with_words = (signatures != self._without_words()).any(axis=1)
+                signatures, own = signatures[with_words], own[with_words]
                 keys = near_duplicates.band_keys(signatures, self.config)
                 records = np.empty(keys.shape, KEYS)
                 records["key"] = keys
@@ -81,6 +83,10 @@ class Sign(Stage):
                 records["line"] = own["line"][:, None]
                 parts.add_records(parts_of(keys.ravel(), self.decide.num_ranges), records.ravel())
         return Counter({"documents": len(rows)})
+
+    def _without_words(self) -> np.ndarray:
+        """The signature of a text without a word, as of any other: no sign that two are alike."""
+        return near_duplicates.signatures([b""], self.config)
 
 
 @dataclass(frozen=True)

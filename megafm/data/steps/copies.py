@@ -39,7 +39,7 @@ class RepeatedRuns:
     reasons: ClassVar[tuple[str, ...]] = ("repeated",)
 
     def __post_init__(self) -> None:
-        need_between(self.version, 2, 2**20, min_length=self.min_length)
+        need_between(self.version, 2, 512, min_length=self.min_length)
 
     def clean(self, documents: Sequence[Document]) -> list[Document | Drop]:
         """For each document what is left of it."""

@@ -77,7 +77,8 @@ def test_the_main_content_of_a_page(tmp_path: Path, extractor: str) -> None:
 def test_pages_without_text_or_too_deep_are_survived(tmp_path: Path) -> None:
     (tmp_path / "a.html").write_bytes(b"<div>" * 50_000 + b"x")
     (tmp_path / "b.html").write_bytes(b"<html></html>")
-    assert outcomes(tmp_path, "html") == ["x", "<no_main_content>"]
+    (tmp_path / "c.html").write_bytes(b"<div>" * 1000 + b"x")
+    assert outcomes(tmp_path, "html") == ["<too_deep>", "<no_main_content>", "x"]
 
 
 def test_a_pdf_that_is_none_is_counted(tmp_path: Path) -> None:

@@ -67,6 +67,15 @@ def test_the_smallest_id_of_the_copies_stays(job: DataJob) -> None:
         assert f"b{number}.py" not in kept
 
 
+def test_texts_without_a_word_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for number, text in enumerate(("\u3002\uff01", "\u2026\u2014", "a few words", "another kind")):
+        (corpus / f"{number}.txt").write_text(text * 3)
+    manifest = prepare(files_job(corpus, tmp_path / "data"), silent)
+    assert "near_duplicate" not in manifest.dropped
+
+
 def test_the_order_is_a_function_of_the_seed(job: DataJob) -> None:
     prepare(job, silent)
     first = documents(job.data.dir)

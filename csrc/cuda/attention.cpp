@@ -14,13 +14,19 @@ namespace {
 constexpr int64_t elements_per_access = 8;
 constexpr int64_t largest_dim = 256;
 
-// The tensor (batch, seq, heads, dim) itself where 16-byte accesses reach every head, else a copy.
+// The tensor (batch, seq, heads, dim) itself where 16-byte accesses reach every head, else a copy:
+// one that is contiguous already may start anywhere, or have any stride where its size is 1.
 Tensor readable(const Tensor& x) {
   bool aligned = x.stride(3) == 1 && reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0;
   for (int64_t dim = 0; dim < 3; ++dim) {
     aligned = aligned && x.stride(dim) % elements_per_access == 0;
   }
-  return aligned ? x : stable::contiguous(x);
+  if (aligned) {
+    return x;
+  }
+  Tensor copy = stable::new_empty(x, x.sizes());
+  stable::copy_(copy, x);
+  return copy;
 }
 
 Heads heads_of(const Tensor& x) {

@@ -34,14 +34,15 @@ __device__ __forceinline__ Interval queries_of_key(const AttentionShape& shape, 
   return interval(shape.queries_of_keys, key, shape.seq_k, shape.seq_q, shape.after, shape.before);
 }
 
-// The keys that any, and that every, query of [first, first + count) sees.
+// The keys that any, and that every, query of [first, first + count) sees; of a tile behind the
+// last query, which nobody stores, those of that one.
 struct Seen {
   Interval any;
   Interval every;
 };
 
 __device__ __forceinline__ Seen keys_of_tile(const AttentionShape& shape, int first, int count) {
-  const Interval head = keys_of_query(shape, first);
+  const Interval head = keys_of_query(shape, min(first, shape.seq_q - 1));
   const Interval tail = keys_of_query(shape, min(first + count, shape.seq_q) - 1);
   return {{head.first, tail.last}, {tail.first, head.last}};
 }

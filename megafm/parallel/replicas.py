@@ -24,6 +24,7 @@ BUCKET_BYTES = 25 << 20  # of gradients, as DistributedDataParallel has it
 class Replicas(nn.Module):
     """Calls `module`. Gradients are summed over the ranks of `group`, in float32 at least, in each
     backward pass during which `sync` is set; all ranks have drawn or loaded the same weights.
+    Of a parameter that a rank's loss does not depend on, that rank's gradient is zero.
 
     A bucket starts on its way when it and those before it are complete, and is collected when the
     next one starts: two of them take memory beside the gradients.
@@ -44,6 +45,8 @@ class Replicas(nn.Module):
         self._on_its_way: tuple[list[nn.Parameter], torch.Tensor] | None = None
 
     def forward(self, *arguments: Any) -> Any:
+        self._missing = []  # of a backward pass that raised
+        self._on_its_way = None
         return self.module(*arguments)
 
     def _ready(self, number: int, _: torch.Tensor) -> None:
@@ -79,7 +82,11 @@ class Replicas(nn.Module):
 
     def _finish(self) -> None:
         """The backward pass has ended."""
-        assert self._started == len(self._buckets), "a parameter has no gradient"
+        for bucket in self._buckets[self._started :]:
+            for parameter in bucket:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            self._start(bucket)
         self._collect()
         self._missing = []
 

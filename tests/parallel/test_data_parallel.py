@@ -49,6 +49,40 @@ def reduced_gradient(layout: str, dtype: torch.dtype) -> torch.Tensor:
         return gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient.clone()
 
 
+class Sometimes(nn.Module):
+    """The loss of a rank depends on one of two weights, of the first on all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(Scale(3, torch.float32) for _ in range(3))
+
+    def forward(self, x: torch.Tensor, part: int) -> torch.Tensor:
+        return self.parts[0](x) + self.parts[part](x)
+
+
+def gradients_of_sometimes() -> list[list[float]]:
+    with world.process_group(torch.device("cpu"), 20.0):
+        module = Sometimes()
+        mesh = build_mesh(ParallelConfig(dp_replicate=2), "cpu")
+        wrapped = data_parallel(module, [], mesh, ParallelConfig(dp_replicate=2), torch.float32)
+        hook = module.parts[0].weight.register_hook(raises)  # after the other weight's gradient
+        with pytest.raises(RuntimeError, match="on purpose"):
+            wrapped(torch.ones(3), 1 + world.rank()).backward()
+        hook.remove()
+        module.zero_grad()
+        wrapped(torch.ones(3), 1 + world.rank()).backward()
+        return [parameter.grad.tolist() for parameter in module.parameters()]  # type: ignore
+
+
+def raises(gradient: torch.Tensor) -> None:
+    raise RuntimeError("on purpose")
+
+
+def test_a_weight_that_one_rank_does_not_use_and_a_pass_that_raised(ranks: RankPool) -> None:
+    for found in ranks.run(gradients_of_sometimes, 2):
+        assert found == [[2.0] * 3, [1.0] * 3, [1.0] * 3]
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_bf16_gradients_are_summed_in_float32_and_rounded_once(
     layout: str, ranks: RankPool

@@ -153,6 +153,26 @@ def test_takes_views_as_they_lie_and_copies_what_is_not_aligned(
     assert torch.equal(attend(shifted[:, :, :4], shifted[:, :, 4:5], shifted[:, :, 5:]), expected)
 
 
+def test_copies_what_is_contiguous_and_not_aligned(device: str, capability: str) -> None:
+    torch.manual_seed(0)
+    q = torch.randn(1, 70, 2, 16).bfloat16()
+    attend = on_cuda(device)
+    expected = attend(q, q, q)
+    odd = torch.empty(1 + q.numel(), dtype=q.dtype)[1:].view(q.shape).copy_(q)
+    stride = q.as_strided(q.shape, (5, *q.stride()[1:]))  # of the batch, whose size is 1
+    for other in (odd, stride):
+        assert other.is_contiguous()
+        assert torch.equal(attend(other, other, other), expected)
+
+
+def test_a_last_tile_of_queries_may_be_half_empty(device: str, capability: str) -> None:
+    torch.manual_seed(0)
+    tensors = [torch.randn(1, 64, 2, 16) for _ in range(3)]
+    options = {"cu_seqlens": torch.tensor([0, 30, 64], dtype=torch.int32)}
+    plain = with_backend("reference", options)
+    assert_error_rule(on_cuda(device, **options), plain, tensors, torch.bfloat16)
+
+
 @pytest.mark.parametrize(
     "shape", [(0, 4, 4, 2, 1), (2, 0, 4, 2, 1), (2, 4, 0, 2, 1), (2, 0, 0, 2, 1)], ids=str
 )

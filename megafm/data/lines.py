@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from megafm.data.frames import ZstandardFrames
+
 try:
     import zstandard
 except ImportError:  # shards are then plain
@@ -42,11 +44,22 @@ def open_shard(path: Path) -> Iterator[IO[bytes]]:
     elif zstandard is None:
         raise ValueError(f"{path}: compressed; run: pip install zstandard")
     else:
+        with path.open("rb") as file:
+            yield io.BufferedReader(_Shard(path, file), 1 << 20)
+
+
+class _Shard(ZstandardFrames):
+    """Says which shard is damaged."""
+
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        super().__init__(zstandard, file)
+        self._path = path
+
+    def readinto(self, buffer: Any) -> int:
         try:
-            with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as plain:
-                yield io.BufferedReader(plain, 1 << 20)
-        except zstandard.ZstdError as error:
-            raise ValueError(f"{path}: damaged ({error})") from error
+            return super().readinto(buffer)
+        except (EOFError, ValueError) as error:
+            raise ValueError(f"{self._path}: damaged ({error})") from error
 
 
 @contextmanager

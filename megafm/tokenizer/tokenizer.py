@@ -168,12 +168,11 @@ def end_of_document(inner: tokenizers.Tokenizer, special: dict[str, str]) -> str
 
 
 def _mask(encoding: tokenizers.Encoding, chat: Chat) -> list[int]:
-    mask = [0] * len(encoding.ids)
-    for begin, end in chat.assistant:
-        first, last = encoding.char_to_token(begin), encoding.char_to_token(end - 1)
-        if begin < end and first is not None and last is not None:
-            mask[first : last + 1] = [1] * (last + 1 - first)
-    return mask
+    """1 for each token of the assistant's text; a character may take several."""
+    return [
+        int(any(begin < last and first < end for begin, end in chat.assistant))
+        for first, last in encoding.offsets
+    ]
 
 
 def _read_config(folder: Path) -> tuple[dict[str, str], str | None]:

@@ -72,3 +72,13 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"x" * 100)
     with pytest.raises(ValueError, match=f"{path.name}.*run: megafm data"):
         list(read_documents(tmp_path, "train"))
+
+
+def test_a_shard_that_is_cut_off_at_any_byte_is_named(tmp_path: Path) -> None:
+    write_documents(tmp_path, "train", [document("a", "one " * 50), document("b", "two")])
+    (path,) = document_shards(tmp_path, "train")
+    whole = path.read_bytes()
+    for end in range(1, len(whole)):
+        path.write_bytes(whole[:end])
+        with pytest.raises(ValueError, match=f"{path.name}: damaged.*run: megafm data"):
+            list(read_documents(tmp_path, "train"))

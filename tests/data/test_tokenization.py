@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from megafm.data import IndexedDataset, Manifest, check_tokenizer, read_documents, tokenize
+from megafm.data.document import write_documents
 from megafm.data.prepare import prepare
 from tests.data.helpers import contents, data_folder, files_job, program, small_tokenizer
 
@@ -85,3 +86,11 @@ def test_new_documents_take_the_old_shards_away(tmp_path: Path) -> None:
     left = {path.name for path in folder.iterdir()}
     assert left == {"README.md", "documents", "manifest.json", "stages", "statistics.json"}
     assert json.loads((folder / "manifest.json").read_text())["splits"]["train"]["tokens"] is None
+
+
+def test_a_shard_with_fewer_documents_than_promised_is_refused(tmp_path: Path) -> None:
+    folder = data_folder(tmp_path)
+    documents = list(read_documents(folder, "train"))
+    write_documents(folder, "train", documents[1:])
+    with pytest.raises(ValueError, match=rf"{len(documents) - 1} documents, {len(documents)} in"):
+        tokenize(str(folder), TOKENIZER, silent)

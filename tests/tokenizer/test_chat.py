@@ -97,6 +97,15 @@ def test_the_mask_is_that_of_transformers(
     assert len(messages) == 1 or 0 < sum(mask) < len(mask)
 
 
+def test_all_tokens_of_a_last_character_are_in_the_mask() -> None:
+    said = "{% generation %}{{ m.content }}{% endgeneration %}"
+    tokenizer = with_template("{% for m in messages %}" + said + "|{% endfor %}")
+    messages = [{"role": "assistant", "content": text} for text in ("so \U0001f600", "\u6570")]
+    ids, mask = tokenizer.encode_chat(messages)
+    ours = [index for index, one in zip(ids, mask, strict=True) if one]
+    assert tokenizer.decode(ours) == "so \U0001f600\u6570"
+
+
 def test_without_marks_the_mask_is_what_a_turn_adds() -> None:
     bare = CHATML.replace("{%- generation -%}", "").replace("{%- endgeneration -%}", "")
     assert "generation -%}" not in bare

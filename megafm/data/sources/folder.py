@@ -85,7 +85,10 @@ def is_wanted(relative: str, source: Source, dropped: Counter[str]) -> bool:
 def walk(
     root: Path, dropped: Counter[str], skip: Callable[[Path], bool] = lambda folder: False
 ) -> Iterator[Path]:
-    """The files under a folder in sorted order; links to folders are counted, not followed."""
+    """The files under a folder in sorted order; links to folders, and to files outside of it, are
+    counted, not followed."""
+
+    inside = os.path.realpath(root)
 
     def unreadable(error: OSError) -> None:
         dropped["unreadable"] += 1
@@ -95,7 +98,11 @@ def walk(
         links = {name for name in subfolders if (here / name).is_symlink()}
         dropped["linked_folder"] += len(links)
         subfolders[:] = sorted(n for n in subfolders if n not in links and not skip(here / n))
-        yield from (here / name for name in sorted(names))
+        for path in (here / name for name in sorted(names)):
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):
+                dropped["linked_file"] += 1
+            else:
+                yield path
     dropped += Counter()  # forget reasons that did not occur
 
 

@@ -8,6 +8,7 @@ from datetime import date
 from typing import IO, Any
 
 from megafm.data.document import Document, Drop
+from megafm.data.lines import to_line
 from megafm.data.sources.config import Fields
 from megafm.data.sources.conversations import messages_of, render
 from megafm.data.sources.shard import Place
@@ -66,8 +67,9 @@ def checked(document: Document, place: Place) -> Document | Drop:
         too_large = document.num_bytes > place.source.max_document_bytes
         for value in (document.id, document.path, document.licence, document.language):
             value.encode()
+        to_line((document.timestamp, document.metadata))
     except UnicodeEncodeError:  # a lone surrogate
-        return Drop("undecodable", place.id())
+        return Drop("undecodable", document.id.encode(errors="backslashreplace").decode())
     return Drop("too_large", document.id) if too_large else document
 
 

@@ -16,6 +16,9 @@ def sqlite_rows(stream: IO[bytes], place: Place) -> Iterator[tuple[str, Any]]:
     """Table and number, and fields of each row of the tables that have the text column."""
     if place.file is None:
         raise Refused("not_local")
+    log = place.file.with_name(f"{place.file.name}-wal")
+    if log.exists() and log.stat().st_size:  # rows that a reader without locks does not see
+        raise Refused("not_checkpointed")
     url = f"file:{quote(str(place.file.resolve()))}?mode=ro&immutable=1"
     try:
         with closing(sqlite3.connect(url, uri=True)) as database:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import IO, Any
 
+from megafm.data.frames import ZstandardFrames
 from megafm.data.sources.shard import Budget, Refused, need
 
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
@@ -42,7 +43,7 @@ def decompressed(stream: IO[bytes], path: str, budget: Budget) -> IO[bytes]:
     if suffix in (".gz", ".tgz"):
         return bounded(gzip.GzipFile(fileobj=stream), budget)
     if suffix == ".zst":
-        return bounded(_Zstandard(stream), budget)
+        return bounded(ZstandardFrames(need("zstandard"), stream), budget)
     if suffix == ".bz2":
         return bounded(bz2.BZ2File(stream), budget)
     return bounded(lzma.LZMAFile(stream), budget) if suffix == ".xz" else stream
@@ -84,43 +85,6 @@ class refusals:
         nameless = isinstance(error, OSError) and error.errno is None
         if isinstance(error, self.CORRUPT) or nameless:
             raise Refused("corrupt") from error
-
-
-class _Zstandard:
-    """Frames of Zstandard, one after the other. The package's own reader takes a cut frame for
-    the end of the file. A block of four bytes may become 128 kB, so that it is fed little."""
-
-    FEED = 1024
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._zstandard = need("zstandard")
-        self._stream = stream
-        self._input = b""
-        self._output = memoryview(b"")
-        self._frame: Any = None  # None between two frames
-
-    def read(self, size: int) -> bytes:
-        while not self._output:
-            self._input = self._input or self._stream.read(self.FEED)
-            if not self._input:
-                if self._frame is not None:
-                    raise EOFError("in the middle of a frame")
-                return b""
-            self._output = memoryview(self._expand())
-        data, self._output = bytes(self._output[:size]), self._output[size:]
-        return data
-
-    def _expand(self) -> bytes:
-        if self._frame is None:
-            self._frame = self._zstandard.ZstdDecompressor().decompressobj()
-        try:
-            output = self._frame.decompress(self._input)
-        except self._zstandard.ZstdError as error:
-            raise ValueError(str(error)) from error
-        self._input = b""
-        if self._frame.eof:
-            self._input, self._frame = self._frame.unused_data, None
-        return output
 
 
 def lines(stream: IO[bytes], max_bytes: int) -> Iterator[bytes | None]:

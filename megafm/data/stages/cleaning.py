@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from megafm.data import inputs
+from megafm.data import inputs, sources
 from megafm.data.document import Document, Drop
 from megafm.data.lines import find_shard, open_shard, shard_path, to_line, write_shard
 from megafm.data.stages.exchange import PartWriter, part_of
@@ -37,7 +37,7 @@ class Read(Stage):
 
     @property
     def rule(self) -> str:
-        return digest("read/3", *map(describe, self.pipeline.transform))
+        return digest("read/4", sources.VERSION, *map(describe, self.pipeline.transform))
 
     def names(self) -> list[str]:
         return [run.name for run in inputs.load(self.root).runs]

@@ -136,7 +136,8 @@ class Sets(Stage):
 
     @property
     def rule(self) -> str:
-        return "sets/1"
+        config = self.match.sign.config
+        return f"sets/2 {near_duplicates.VERSION} {shingle_rule(config)}"
 
     def names(self) -> list[str]:
         return self.match.sign.names()

@@ -44,10 +44,18 @@ class Tokenize(Stage):
     def work(self, unit: str, out: Path) -> Counter[str]:
         tokenizer = _load(self.tokenizer_dir, self.tokenizer_hash)
         shard = find_shard(Path(self.data_dir) / "documents", unit_shard(unit))
+        num_documents = 0
         with IndexedDatasetWriter(out / "tokens", token_dtype(tokenizer.vocab_size)) as writer:
             for batch in _batches(read_shard_documents(shard)):
+                num_documents += len(batch)
                 for ids in tokenizer.encode_batch([document.text for document in batch]):
                     writer.add_document([*ids, tokenizer.eod_id])
+        promised = Manifest.load(self.data_dir).files[unit_shard(unit)].documents
+        if num_documents != promised:
+            raise ValueError(
+                f"{shard}: {num_documents} documents, {promised} in the manifest; "
+                f"run: megafm data data.dir={self.data_dir}"
+            )
         return Counter({"tokens": writer.num_tokens})
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -51,7 +51,7 @@ class Decontaminate:
         min_similarity: of a paragraph, or all of a document, to an item; 1 looks for runs alone.
     """
 
-    sets: tuple[str, ...] = ()
+    sets: tuple[str, ...] = field(default=(), repr=False)
     fields: tuple[str, ...] = ("text",)
     run: int = 13
     min_words: int = 8

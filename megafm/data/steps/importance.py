@@ -10,7 +10,7 @@ import hashlib
 import heapq
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -61,7 +61,7 @@ def resample(log_weights: Mapping[str, float], count: int, seed: int = 0) -> lis
 class ImportanceSignal:
     """`model` is the folder of what `fit` has saved; `mean` does not grow with the length."""
 
-    model: str = ""
+    model: str = field(default="", repr=False)
     version: ClassVar[str] = "importance_signals_v1"
     names: ClassVar[tuple[str, ...]] = ("log_weight", "mean")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -91,7 +91,7 @@ def _sigmoid(value: np.ndarray) -> np.ndarray:
 class QualitySignal:
     """`model` is the folder of what `train` has saved."""
 
-    model: str = ""
+    model: str = field(default="", repr=False)
     version: ClassVar[str] = "quality_signals_v1"
     names: ClassVar[tuple[str, ...]] = ("score",)
 

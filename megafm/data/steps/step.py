@@ -69,9 +69,19 @@ class Rule(Protocol):
 
 def describe(part: Step | CorpusStep | Signal | Rule) -> str:
     """Everything that its outcome depends on: its version, its settings and the contents of the
-    `files` that it reads, if it has any."""
+    `files` that it reads, if it has any; not where these lie, which is a field without repr.
+
+    Raises:
+        ValueError: a file cannot be read.
+    """
     paths = getattr(part, "files", ())
-    contents = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths]
+    try:
+        contents = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths]
+    except OSError as error:
+        message = (
+            f"{part.version}: {error.filename}: {error.strerror}; set it to a file that exists"
+        )
+        raise ValueError(message) from error
     return " ".join([part.version, repr(part), *contents])
 
 

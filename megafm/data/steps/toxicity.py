@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, cast
 
@@ -31,7 +31,7 @@ class ToxicitySignal:
             score is 0.
     """
 
-    words: str = OWN_WORDS
+    words: str = field(default=OWN_WORDS, repr=False)
     classifier: str = ""
     version: ClassVar[str] = "toxicity_signals_v1"
     names: ClassVar[tuple[str, ...]] = ("different", "share", "score")
@@ -39,10 +39,6 @@ class ToxicitySignal:
     @property
     def files(self) -> tuple[str, ...]:
         return (self.words,)
-
-    def __repr__(self) -> str:  # where the package lies decides nothing
-        name = "OWN_WORDS" if self.words == OWN_WORDS else self.words
-        return f"ToxicitySignal(words={name!r}, classifier={self.classifier!r})"
 
     def __call__(self, document: Document) -> dict[str, float]:
         listed, of = _listed(self.words), words(document.text)

@@ -34,6 +34,18 @@ def test_links_in_a_circle_end_and_are_counted(tmp_path: Path) -> None:
     assert listing.dropped == {"linked_folder": 1, "unreadable": 1}
 
 
+def test_links_to_files_outside_are_counted_and_not_read(tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("x")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.txt").write_text("x")
+    (folder / "inside.txt").symlink_to("a.txt")
+    (folder / "outside.txt").symlink_to(tmp_path / "secret.txt")
+    listing = list_shards(Source(kind="files", path=str(folder)))
+    assert [shard.name for shard in listing.shards] == ["a.txt", "inside.txt"]
+    assert listing.dropped == {"linked_file": 1}
+
+
 def test_a_name_that_is_not_utf8_is_counted(tmp_path: Path) -> None:
     (tmp_path / "with\nline break.txt").write_text("x")
     try:

@@ -20,12 +20,13 @@ def test_jsonl_gives_a_document_per_line_and_counts_the_bad_ones(tmp_path: Path)
         b'{"text": "' + b"x" * 7_000_000 + b'"}',
         b'{"text": ' + b"[" * 100_000,
         json.dumps({"text": "\u00e9"}).encode(),
+        b'{"text": "a", "timestamp": "\\ud800"}',
     ]
     path.write_bytes(b"\n".join(lines))
     found = results(path, "jsonl")
     assert [r.text if isinstance(r, Document) else r.reason for r in found] == [
         *("one", "no_json", "no_text", "no_text", "undecodable", "undecodable"),
-        *("too_large", "no_json", "\u00e9"),
+        *("too_large", "no_json", "\u00e9", "undecodable"),
     ]
     assert found[0].id == "corpus.jsonl:1"
     assert found[8].id == "corpus.jsonl:9"
@@ -57,6 +58,11 @@ def test_the_fields_are_where_the_settings_say(tmp_path: Path) -> None:
     expected = {"package": tmp_path.name, "meta.score": 0.5, "meta.tags": ["x"]}
     assert one.metadata == expected
     assert (two.reason, two.where) == ("no_text", "a.jsonl:2")
+
+
+def test_a_lone_surrogate_in_metadata_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one", "tags": ["\\udfff"]}')
+    assert outcomes(tmp_path, "jsonl", fields=Fields(metadata=("tags",))) == ["<undecodable>"]
 
 
 def test_a_record_without_the_id_that_the_settings_name_is_counted(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import io
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
@@ -129,6 +130,17 @@ def test_sqlite_reads_the_tables_with_text_and_writes_nothing(tmp_path: Path) ->
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.db"]
 
 
+def test_sqlite_with_rows_that_are_only_in_its_log_is_refused(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "a.db")) as database:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("CREATE TABLE docs (text TEXT)")
+        database.execute("INSERT INTO docs VALUES ('new')")
+        database.commit()
+        found = outcomes(tmp_path / "a.db", "sqlite")
+    assert found == ["<not_checkpointed>"]
+    assert outcomes(tmp_path / "a.db", "sqlite") == ["new"]
+
+
 def test_sqlite_that_is_large_or_broken_is_counted(tmp_path: Path) -> None:
     database = sqlite3.connect(tmp_path / "a.db")
     database.execute("CREATE TABLE docs (text TEXT)")
@@ -215,4 +227,4 @@ def test_a_value_of_a_dump_over_the_limit_is_counted_and_never_held(tmp_path: Pa
 def test_tables_with_bytes_that_are_not_utf8_are_counted(tmp_path: Path) -> None:
     (tmp_path / "a.sql").write_bytes(b"INSERT INTO t (text) VALUES ('\xff'),('ok');")
     assert outcomes(tmp_path, "sql") == ["<undecodable>", "ok"]
-    assert results(tmp_path, "sql")[0].where == "a.sql"
+    assert results(tmp_path, "sql")[0].where == "a.sql:t:1"

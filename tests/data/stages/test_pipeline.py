@@ -76,6 +76,18 @@ def test_texts_without_a_word_are_not_taken_for_each_other(tmp_path: Path) -> No
     assert "near_duplicate" not in manifest.dropped
 
 
+def test_another_width_of_shingles_is_compared_anew(job: DataJob, tmp_path: Path) -> None:
+    """As a run without what earlier settings have left."""
+    prepare(job, silent)
+    wide = dataclasses.replace(
+        job, near_duplicates=dataclasses.replace(job.near_duplicates, width=9)
+    )
+    prepare(wide, silent)
+    fresh = dataclasses.replace(wide, data=dataclasses.replace(job.data, dir=str(tmp_path / "new")))
+    prepare(fresh, silent)
+    assert documents(wide.data.dir) == documents(fresh.data.dir)
+
+
 def test_the_order_is_a_function_of_the_seed(job: DataJob) -> None:
     prepare(job, silent)
     first = documents(job.data.dir)

@@ -108,7 +108,7 @@ def test_from_files(tmp_path):
     clean = document("a.txt", "Nothing of that sort.")
     assert step(clean) is clean
     before = describe(step)
-    assert before.startswith("decontaminate_v1 Decontaminate(sets=(")
+    assert before.startswith("decontaminate_v1 Decontaminate(fields=")
     drop = step(document("a.txt", f"x {ANSWER}"))
     assert drop == Drop("contaminated") and "a.txt: arithmetic/2[2:38] by run" in drop.where
     with pytest.raises(

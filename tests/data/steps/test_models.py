@@ -15,6 +15,7 @@ from megafm.data.steps import build, importance, quality
 from megafm.data.steps.importance import Importance, ImportanceSignal, log_weight, resample
 from megafm.data.steps.linear import LinearModel, load
 from megafm.data.steps.quality import Quality, QualitySignal, folder_texts, score, train
+from megafm.data.steps.step import describe
 from megafm.data.steps.toxicity import Toxicity, ToxicitySignal
 from megafm.data.steps.words import hashes, runs
 from tests.data.helpers import document
@@ -131,7 +132,6 @@ def test_toxicity():
     assert rule(signal(document("a", many))) == "toxic_words"
     assert rule(signal(document("a", many + "word " * 400))) is None  # 3 of 423
     assert rule(signal(document("a", "Essex, Scunthorpe and cocktails"))) is None
-    assert str(signal) == "ToxicitySignal(words='OWN_WORDS', classifier='')"
 
 
 def test_a_classifier_and_a_list_of_ones_own(tmp_path):
@@ -146,3 +146,15 @@ def test_a_classifier_and_a_list_of_ones_own(tmp_path):
 
 def test_quality_does_not_judge_code():
     assert "code" in Quality().skip and Quality()({"score": 0.4}) == "low_quality"
+
+
+def test_the_contents_of_a_file_describe_a_step_and_its_place_does_not(tmp_path):
+    paths = [tmp_path / name for name in ("a.txt", "b.txt")]
+    for path in paths:
+        path.write_text("spam\n")
+    first, second = (describe(ToxicitySignal(str(path))) for path in paths)
+    assert first == second
+    paths[1].write_text("eggs\n")
+    assert describe(ToxicitySignal(str(paths[1]))) != first
+    with pytest.raises(ValueError, match="toxicity_signals_v1: .*none.txt: No such file"):
+        describe(ToxicitySignal(str(tmp_path / "none.txt")))

@@ -90,12 +90,18 @@ def _lengths(statistics: Statistics) -> str:
     for split, counts in statistics.lengths.items():
         if counts:
             columns = [
-                (f"{si(2 ** (bits - 1)) if bits else '0'}B", counts.get(bits, 0))
+                (_power_of_two(bits - 1) if bits else "0 B", counts.get(bits, 0))
                 for bits in range(min(counts), max(counts) + 1)
             ]
             label = f"documents of {split} by bytes, from each power of two on"
             charts.append(f"<h3>{escape(label)}</h3>{column_chart(columns, label=label)}")
     return f'<div class="panel">{"".join(charts)}</div>'
+
+
+def _power_of_two(exponent: int) -> str:
+    """2**exponent bytes: 512 B, 1 KiB, ..."""
+    unit, rest = divmod(exponent, 10)
+    return f"{1 << rest} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[unit]}"
 
 
 def _signals(statistics: Statistics) -> str:

@@ -110,7 +110,7 @@ def bar_chart(
 def column_chart(rows: list[tuple[str, int]], *, label: str, height: int = 180) -> str:
     """Columns (name, count) side by side, from zero; about ten of the names are written."""
     plot = height - TOP - 22
-    step = min(40.0, (WIDTH - LEFT - RIGHT) / len(rows))
+    step = min(60.0, (WIDTH - LEFT - RIGHT) / len(rows))
     most = max(count for _, count in rows) or 1
     every = -(-len(rows) // 10)
     parts = [f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}">']

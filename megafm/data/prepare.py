@@ -27,7 +27,7 @@ from megafm.data.manifest import (
 )
 from megafm.data.stages import pipeline, shuffle
 from megafm.data.stages.cleaning import reasons
-from megafm.data.stages.stage import Stage, clean_up, stages_folder
+from megafm.data.stages.stage import Stage, check_done, clean_up, stages_folder
 from megafm.data.stages.summary import Summary, merge
 from megafm.data.stages.tokens import unit_shard
 from megafm.data.statistics import Statistics
@@ -44,7 +44,8 @@ def prepare(job: DataJob, say: Callable[[str], None] = print) -> Manifest | None
         None when Slurm jobs will write it and are not waited for.
 
     Raises:
-        ValueError: no document is left, they cannot be split, or a shard failed.
+        ValueError: no document is left, they cannot be split, a shard failed, or Slurm jobs of the
+            folder have not ended.
     """
     folder = job.data.dir
     listed = inputs.list_inputs(job.source)
@@ -53,6 +54,7 @@ def prepare(job: DataJob, say: Callable[[str], None] = print) -> Manifest | None
         say(f"{folder}: up to date, {_describe(before)}")
         return before
 
+    slurm.check_idle(folder)
     inputs.save(listed, stages_folder(folder))
     stages = pipeline(job)
     clean_up(stages)
@@ -69,8 +71,13 @@ def prepare(job: DataJob, say: Callable[[str], None] = print) -> Manifest | None
 
 
 def finish(job: DataJob) -> Manifest:
-    """Publish what the stages have left."""
+    """Publish what the stages have left.
+
+    Raises:
+        ValueError: a shard of a stage is not done with these settings.
+    """
     stages = pipeline(job)
+    check_done(stages)
     listed = inputs.load(stages_folder(job.data.dir))
     gathered = {output.name: Summary.load(output.folder) for output in stages[-1].outputs()}
     splits = {

@@ -37,3 +37,4 @@ def _finish(job: DataJob) -> None:
         tokenization.finish(tokenization.token_stage(job.data.dir))
     else:
         prepare.finish(job)
+    slurm.forget(job.data.dir)

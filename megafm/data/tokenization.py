@@ -11,7 +11,7 @@ from megafm.data.document import SPLITS
 from megafm.data.executors import slurm
 from megafm.data.indexed import IndexedDataset, merge
 from megafm.data.manifest import FILE_NAME, Manifest
-from megafm.data.stages.stage import clean_up, stages_folder
+from megafm.data.stages.stage import check_done, clean_up, stages_folder
 from megafm.data.stages.tokens import Tokenize
 from megafm.files import publish, staging
 from megafm.tokenizer import Tokenizer
@@ -32,7 +32,7 @@ def tokenize(
         None when Slurm jobs will write them and are not waited for.
 
     Raises:
-        ValueError: no documents, or a shard failed.
+        ValueError: no documents, a shard failed, or Slurm jobs of the folder have not ended.
     """
     manifest = Manifest.load(data_dir)
     if manifest.tokenizer_hash == tokenizer.hash and _complete(data_dir, manifest):
@@ -40,6 +40,7 @@ def tokenize(
         return manifest
     if not tokenizer.lossless:
         say("the tokenizer changes white space or characters: text does not decode to itself")
+    slurm.check_idle(data_dir)
     tokenizer.save(_tokenizer_dir(data_dir))
     stage = token_stage(data_dir)
     clean_up([stage])
@@ -69,7 +70,12 @@ def _tokenizer_dir(data_dir: str) -> Path:
 
 
 def finish(stage: Tokenize) -> Manifest:
-    """Merge the units to a shard of each split."""
+    """Merge the units to a shard of each split.
+
+    Raises:
+        ValueError: a shard is not tokenized with this tokenizer.
+    """
+    check_done([stage])
     data_dir = stage.data_dir
     manifest = Manifest.load(data_dir)
     with staging(data_dir) as new:

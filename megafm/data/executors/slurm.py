@@ -1,7 +1,8 @@
 """Slurm: each stage an array of tasks that begins when the one before has ended well.
 
 A task is `megafm data action=run_task` with the settings of the job, which lie in the folder of the
-stages; the scripts and the tasks' output lie beside them. Jobs outlive the process that submits.
+stages; the scripts and the tasks' output lie beside them. Jobs outlive the process that submits and
+read what lies there until they end: nobody else writes to the folder before (`check_idle`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from megafm.config import from_dict, to_dict
 from megafm.data.config import DataJob, Executor
-from megafm.data.stages.stage import Stage, stages_folder
+from megafm.data.stages.stage import Stage, digest, stages_folder, unfinished
 from megafm.files import write_text
 
 JOB_FILE = "job.json"
@@ -44,6 +45,39 @@ def submit(job: DataJob, stages: Sequence[Stage], say: Callable[[str], None]) ->
         say(f"{name}: Slurm job {before}, {count} task{'s' if count > 1 else ''}")
 
 
+def check_idle(data_dir: str) -> None:
+    """Refuse to write where tasks may still read: their settings, inputs, tokenizer and units.
+
+    Raises:
+        ValueError: jobs of the folder are queued or running, or nobody can say so.
+    """
+    path = stages_folder(data_dir) / JOB_FILE
+    if not path.is_file():  # none was submitted, or the last one has finished
+        return
+    columns = ["--noheader", "--states=PD,R,S,CG", "--format=%F %j"]  # job, its name
+    try:
+        found = subprocess.run(["squeue", *columns], capture_output=True, text=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        why = (getattr(error, "stderr", None) or str(error)).strip()
+        raise ValueError(
+            f"data.dir={data_dir}: was given to Slurm, which does not say whether its jobs have "
+            f"ended ({why}); ask where squeue works, or, if they have, remove {path}"
+        ) from error
+    rows = (line.split(maxsplit=1) for line in found.stdout.splitlines())
+    own = _job_name(data_dir, "")
+    jobs = sorted({number for number, name in rows if name.startswith(own)}, key=int)
+    if jobs:
+        raise ValueError(
+            f"data.dir={data_dir}: its Slurm jobs {', '.join(jobs)} are queued or running; wait "
+            f"until they end, or run: scancel {' '.join(jobs)}"
+        )
+
+
+def forget(data_dir: str) -> None:
+    """The last task is done: what was submitted is no longer needed."""
+    (stages_folder(data_dir) / JOB_FILE).unlink(missing_ok=True)
+
+
 def submitted(data_dir: str) -> DataJob:
     """The settings that the tasks run with.
 
@@ -56,10 +90,15 @@ def submitted(data_dir: str) -> DataJob:
     return from_dict(DataJob, json.loads(path.read_text(encoding="utf-8")))
 
 
+def _job_name(data_dir: str, stage: str) -> str:
+    """By which the jobs of a folder are found in the queue."""
+    return f"megafm-data-{digest(str(Path(data_dir).resolve()))[:8]}-{stage}"
+
+
 def _script(data_dir: str, folder: Path, name: str, count: int, config: Executor) -> str:
     lines = [
         "#!/bin/bash",
-        f"#SBATCH --job-name=megafm-data-{name}",
+        f"#SBATCH --job-name={_job_name(data_dir, name)}",
         f"#SBATCH --array=0-{count - 1}",
         f"#SBATCH --output={folder.resolve()}/{name}-%a.log",
         *(f"#SBATCH --{option}={value}" for option, value in config.sbatch.items()),
@@ -82,14 +121,6 @@ def _sbatch(arguments: list[str], folder: Path, stages: Sequence[Stage]) -> str:
     if done.returncode == 0:
         return number
     if number:  # it was submitted and waited for
-        raise ValueError(f"{_unfinished(stages)}; see {folder}/*.log, then run the same job again")
+        left = unfinished(stages) or "all shards are done, but the data folder is not"
+        raise ValueError(f"{left}; see {folder}/*.log, then run the same job again")
     raise ValueError(f"sbatch: {done.stderr.strip()}; set executor.sbatch.OPTION=VALUE")
-
-
-def _unfinished(stages: Sequence[Stage]) -> str:
-    """The first stage that is not done, and its shards that are not."""
-    for stage in stages:
-        pending = [unit.name for unit in stage.pending()]
-        if pending:
-            return f"stage {stage.name}: {len(pending)} shards are not done: {', '.join(pending)}"
-    return "all shards are done, but the data folder is not"

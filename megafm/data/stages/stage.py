@@ -161,6 +161,25 @@ def clean_up(stages: Sequence[Stage]) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def unfinished(stages: Sequence[Stage]) -> str | None:
+    """The first stage that is not done, and its shards that are not; None: all are done."""
+    for stage in stages:
+        pending = [unit.name for unit in stage.pending()]
+        if pending:
+            return f"stage {stage.name}: {len(pending)} shards are not done: {', '.join(pending)}"
+    return None
+
+
+def check_done(stages: Sequence[Stage]) -> None:
+    """
+    Raises:
+        ValueError: a unit is not done under its present key; names the stage and its units.
+    """
+    left = unfinished(stages)
+    if left is not None:
+        raise ValueError(f"{left}; run the same job again")
+
+
 def digest(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

@@ -1,4 +1,5 @@
-"""Slurm, played by this process: `sbatch` on the PATH notes what is submitted."""
+"""Slurm, played by this process: `sbatch` on the PATH notes what is submitted, `squeue` shows what
+the file `squeue` holds."""
 
 from __future__ import annotations
 
@@ -14,10 +15,11 @@ import pytest
 
 from megafm.config import compose
 from megafm.data import Manifest
-from megafm.data.config import DataJob, Executor
-from megafm.data.prepare import prepare
+from megafm.data.config import DataJob, Executor, Shuffle
+from megafm.data.prepare import finish, prepare
 from megafm.data.tasks import run_task
-from megafm.data.tokenization import tokenize
+from megafm.data.tokenization import finish as finish_tokens
+from megafm.data.tokenization import token_stage, tokenize
 from tests.data.helpers import files_job, small_tokenizer
 from tests.data.stages.helpers import corpus_with_copies, cut_small, digests
 
@@ -26,6 +28,9 @@ queue={queue}
 echo "$@" >> $queue
 wc -l < $queue
 case "$*" in *--wait*) exit {code};; esac
+"""
+SQUEUE = """#!/bin/sh
+cat {shown}
 """
 
 
@@ -42,11 +47,14 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataJob:
 
 
 def put_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int = 0) -> None:
-    path = tmp_path / "bin" / "sbatch"
-    path.parent.mkdir()
-    path.write_text(SBATCH.format(queue=tmp_path / "queue", code=code))
-    path.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{path.parent}{os.pathsep}{os.environ['PATH']}")
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (tmp_path / "squeue").write_text("")
+    (folder / "sbatch").write_text(SBATCH.format(queue=tmp_path / "queue", code=code))
+    (folder / "squeue").write_text(SQUEUE.format(shown=tmp_path / "squeue"))
+    for path in folder.iterdir():
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 
 
 def submitted(tmp_path: Path) -> list[list[str]]:
@@ -110,6 +118,50 @@ def test_tokens_by_tasks_are_those_of_one_process(
         play(Path(arguments[-1]))
     assert Manifest.load(folder) == expected
     assert [path.read_bytes() for path in shards] == before
+
+
+def test_what_is_not_done_is_not_published(
+    job: DataJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of a job of other settings are there in its place, or a shard is missing."""
+    put_sbatch(tmp_path, monkeypatch)
+    prepare(dataclasses.replace(job, executor=Executor()), silent)
+    expected = digests(tmp_path / "data")
+    other = dataclasses.replace(job, shuffle=Shuffle(seed=5))
+    with pytest.raises(ValueError, match=r"stage scatter: \d+ shards are not done: .*run the same"):
+        finish(other)
+    gone = next((tmp_path / "data" / "stages" / "read").iterdir())
+    gone.rename(tmp_path / "gone")
+    with pytest.raises(ValueError, match=f"stage read: 1 shards are not done: {gone.name}; run"):
+        finish(job)
+    assert digests(tmp_path / "data") == expected
+    tokenize(str(tmp_path / "data"), small_tokenizer(), silent)
+    small_tokenizer(270).save(tmp_path / "data" / "stages" / "tokenizer")
+    with pytest.raises(ValueError, match=r"stage tokenize: \d+ shards are not done"):
+        finish_tokens(token_stage(str(tmp_path / "data")))
+
+
+def test_nothing_is_written_below_jobs_that_have_not_ended(
+    job: DataJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_sbatch(tmp_path, monkeypatch)
+    prepare(job, silent)
+    before = {path: path.read_bytes() for path in (tmp_path / "data").rglob("*") if path.is_file()}
+    name = re.findall("job-name=(.*)", Path(submitted(tmp_path)[1][-1]).read_text())[0]
+    (tmp_path / "squeue").write_text(f"1 {name}\n12 {name}\n12 {name}\n77 a data-job of others\n")
+    for other in (Executor(), job.executor):
+        with pytest.raises(ValueError, match="Slurm jobs 1, 12 are queued .* run: scancel 1 12$"):
+            prepare(dataclasses.replace(job, shuffle=Shuffle(seed=5), executor=other), silent)
+    assert before == {path: path.read_bytes() for path in before}
+    (tmp_path / "squeue").unlink()  # it fails
+    with pytest.raises(ValueError, match=r"does not say whether .* remove .*stages/job\.json"):
+        prepare(job, silent)
+    (tmp_path / "squeue").write_text("77 megafm-data-01234567-read\n")  # of another folder
+    prepare(dataclasses.replace(job, executor=Executor()), silent)
+    Manifest.load(tmp_path / "data")
+    (tmp_path / "squeue").write_text(f"9 {name}\n")
+    with pytest.raises(ValueError, match="Slurm jobs 9 are queued"):
+        tokenize(str(tmp_path / "data"), small_tokenizer(), silent)
 
 
 def test_tasks_that_fail_are_named_with_their_logs(

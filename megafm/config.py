@@ -17,6 +17,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import sys
 import types
 import typing
@@ -117,6 +118,16 @@ def from_dict(schema: type[T], values: Mapping[str, Any]) -> T:
 def to_dict(config: Any) -> dict[str, Any]:
     """The nested plain values of a dataclass (tuples as lists), ready for YAML or JSON."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def override(key: str, value: str) -> str:
+    """`key=value` in Hydra's grammar that sets exactly this text, whatever it holds."""
+    if re.fullmatch(r"[\w.-]*/[\w./-]*", value):  # a path, which needs no quotes
+        return f"{key}={value}"
+    # A backslash counts, and is doubled, where it stands before what is special.
+    plain = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # OmegaConf's interpolation
+    quoted = re.sub(r"(\\*)('|\Z)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), plain)
+    return f"{key}='{quoted}'"
 
 
 def to_yaml(config: Any) -> str:

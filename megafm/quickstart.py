@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -24,7 +23,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from megafm.config import job
+from megafm.config import job, override
 from megafm.paths import RunDir
 
 PROMPTS = (
@@ -102,8 +101,8 @@ def main(config: QuickstartJob) -> None:
 def steps(config: QuickstartJob) -> Iterator[tuple[str, list[str]]]:
     """Name and command line of every step."""
     folder = config.run.dir
-    run, data = _override("run.dir", folder), _override("data.dir", f"{folder}/data")
-    tokenizer = _override("tokenizer.dir", f"{folder}/tokenizer")
+    run, data = override("run.dir", folder), override("data.dir", f"{folder}/data")
+    tokenizer = override("tokenizer.dir", f"{folder}/tokenizer")
     vocab_size, device = config.vocab_size, f"device={config.device}"
     extra = config.extra
     python = [sys.executable, "-m"]
@@ -131,12 +130,12 @@ def steps(config: QuickstartJob) -> Iterator[tuple[str, list[str]]]:
     for number, prompt in enumerate(config.prompts, start=1):
         yield (
             f"generate sample {number}",
-            [*python, "megafm.generate", run, _override("prompt", prompt), f"seed={number}"]
+            [*python, "megafm.generate", run, override("prompt", prompt), f"seed={number}"]
             + ["save=true", device, *shlex.split(extra.generate)],
         )
     yield (
         "export to Hugging Face",
-        [*python, "megafm.convert", "to=hf", run, _override("output", f"{folder}/hf")],
+        [*python, "megafm.convert", "to=hf", run, override("output", f"{folder}/hf")],
     )
 
 
@@ -192,14 +191,6 @@ class PeakMemory:
 def _environment() -> dict[str, str]:
     """One thread until a job says otherwise, which keeps torchrun from warning of the same."""
     return {"OMP_NUM_THREADS": "1", **os.environ}
-
-
-def _override(key: str, value: str) -> str:
-    """`key=value` in Hydra's override grammar, quoted unless every character stands for itself."""
-    if re.fullmatch(r"[\w./-]+", value):
-        return f"{key}={value}"
-    escaped = value.replace("\\'", "\\\\'").replace("'", "\\'")
-    return f"{key}='{escaped}'"
 
 
 def _report(run_dir: Path) -> None:

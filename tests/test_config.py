@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from megafm import config as config_module
-from megafm.config import compose, config_hash, from_dict, job, to_dict, to_yaml
+from megafm.config import compose, config_hash, from_dict, job, override, to_dict, to_yaml
 from megafm.paths import RunDir, SavedRun
 
 REPOSITORY = Path(__file__).parent.parent
@@ -232,6 +232,13 @@ def test_compose_gives_what_the_command_line_would(brew):
     assert compose("brew", Brew, ["optim=slow", "cups=2"]) == brew("optim=slow", "cups=2")[0]
     with pytest.raises(ValueError, match="did you mean cups"):
         compose("brew", Brew, ["cup=2"])
+
+
+def test_an_override_sets_any_text(brew):
+    values = ["runs/a", "null", "1.5", "~x", " a b ", "it's", '"a"', "a\nb", "a=[b],{c}"]
+    values += ["$HOME", "${x}", "a\\${b}", "a\\\\${b}'\\", "end\\", "a\\'b", "a\\\\'", "a\\b"]
+    for value in values:
+        assert compose("brew", Brew, [override("run.dir", value)]).run.dir == value
 
 
 def test_yaml_of_a_config_reads_back_as_the_same_config():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
@@ -38,7 +39,7 @@ class RayWorkers:
                 logging_level="error",
             )
         self._count = config.workers or int(self._ray.cluster_resources()["CPU"])
-        self._task = self._ray.remote(max_retries=0)(run_unit)  # `run_stages` tries again
+        self._task = self._ray.remote(max_retries=0)(_run_unit)  # `run_stages` tries again
 
     def __enter__(self) -> RayWorkers:
         return self
@@ -59,7 +60,7 @@ class RayWorkers:
         while waiting or running:
             while waiting and len(running) < self._count:
                 unit = waiting.pop()
-                running[self._task.remote(shared, unit)] = unit
+                running[self._task.remote(os.getcwd(), shared, unit)] = unit
             done, _ = self._ray.wait(list(running))
             for task in done:
                 yield running.pop(task), self._result(task)
@@ -70,3 +71,16 @@ class RayWorkers:
         except self._ray.exceptions.RayError as error:
             first = str(error).strip().splitlines()[0]
             return Failure(f"{type(error).__name__}: {first}", final=False)
+
+
+def _run_unit(folder: str, stage: Stage, unit: Unit) -> Failure | None:
+    """In the driver's folder, to which every path of a setting that is not absolute refers."""
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        return Failure(
+            f"{folder}: {error.strerror}: a node does not have the folder that the job was started "
+            "in; start it in one that all nodes share",
+            final=True,
+        )
+    return run_unit(stage, unit)

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from megafm.config import from_dict, to_dict
+from megafm.config import from_dict, override, to_dict
 from megafm.data.config import DataJob, Executor
 from megafm.data.stages.stage import Stage, digest, stages_folder, unfinished
 from megafm.files import write_text
@@ -36,12 +36,13 @@ def submit(job: DataJob, stages: Sequence[Stage], say: Callable[[str], None]) ->
     before = None
     for name, count in [*tasks.items(), (FINISH, 1)]:
         script = folder / f"{name}.sh"
-        write_text(script, _script(job.data.dir, folder, name, count, config))
-        options = ["--parsable"]
+        write_text(script, _script(job.data.dir, name, count))
+        options = _options(job.data.dir, folder, name, count, config)
         if before is not None:
             options += [f"--dependency=afterok:{before}", "--kill-on-invalid-dep=yes"]
         wait = config.wait and name == FINISH
-        before = _sbatch([*options, *(["--wait"] if wait else []), str(script)], folder, stages)
+        options += ["--wait"] if wait else []
+        before = _sbatch([*options, str(script.resolve())], folder, stages)
         say(f"{name}: Slurm job {before}, {count} task{'s' if count > 1 else ''}")
 
 
@@ -95,18 +96,23 @@ def _job_name(data_dir: str, stage: str) -> str:
     return f"megafm-data-{digest(str(Path(data_dir).resolve()))[:8]}-{stage}"
 
 
-def _script(data_dir: str, folder: Path, name: str, count: int, config: Executor) -> str:
-    lines = [
-        "#!/bin/bash",
-        f"#SBATCH --job-name={_job_name(data_dir, name)}",
-        f"#SBATCH --array=0-{count - 1}",
-        f"#SBATCH --output={folder.resolve()}/{name}-%a.log",
-        *(f"#SBATCH --{option}={value}" for option, value in config.sbatch.items()),
+def _options(data_dir: str, folder: Path, name: str, count: int, config: Executor) -> list[str]:
+    """Of sbatch, no line of the script, where Slurm would take quotes and spaces in its own way."""
+    return [
+        "--parsable",
+        f"--job-name={_job_name(data_dir, name)}",
+        f"--array=0-{count - 1}",
+        f"--chdir={folder.resolve()}",  # in which % stands for itself, unlike in the next
+        f"--output={name}-%a.log",
+        *(f"--{option}={value}" for option, value in config.sbatch.items()),
     ]
+
+
+def _script(data_dir: str, name: str, count: int) -> str:
     command = [sys.executable, "-m", "megafm.data", "action=run_task"]
-    command += [f"data.dir='{data_dir}'", f"task.stage={name}", f"task.world_size={count}"]
-    here = f"cd {shlex.quote(str(Path.cwd()))}"
-    return "\n".join([*lines, here, f"{shlex.join(command)} task.rank=$SLURM_ARRAY_TASK_ID", ""])
+    command += [override("data.dir", data_dir), f"task.stage={name}", f"task.world_size={count}"]
+    lines = ["#!/bin/bash", "set -e", f"cd {shlex.quote(str(Path.cwd()))}"]
+    return "\n".join([*lines, f"{shlex.join(command)} task.rank=$SLURM_ARRAY_TASK_ID", ""])
 
 
 def _sbatch(arguments: list[str], folder: Path, stages: Sequence[Stage]) -> str:

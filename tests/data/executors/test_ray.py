@@ -24,12 +24,15 @@ def silent(text: str) -> None:
 
 
 def test_ray_makes_what_one_process_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And tries again what failed, of another stage, in the same cluster."""
+    """And tries again what failed, of another stage, in the same cluster; its processes take paths
+    from the folder of the job, not from their own."""
     cut_small(monkeypatch)
-    job = files_job(corpus_with_copies(tmp_path / "corpus", 20), tmp_path / "local")
-    prepare(job, silent)
+    corpus_with_copies(tmp_path / "corpus", 20)
     with RayWorkers(CONFIG):  # which the job finds running
-        there = dataclasses.replace(job.data, dir=str(tmp_path / "ray"))
+        monkeypatch.chdir(tmp_path)
+        job = files_job(Path("corpus"), Path("local"))
+        prepare(job, silent)
+        there = dataclasses.replace(job.data, dir="ray")
         prepare(dataclasses.replace(job, data=there, executor=CONFIG), silent)
         flaky = Flaky(tmp_path / "flaky", ("good", "once", "killed", "wrong"))
         flaky.root.mkdir()

@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from megafm.config import compose
 from megafm.data import Manifest
 from megafm.data.config import DataJob, Executor, Shuffle
 from megafm.data.prepare import finish, prepare
+from megafm.data.stages import pipeline
 from megafm.data.tasks import run_task
 from megafm.data.tokenization import finish as finish_tokens
 from megafm.data.tokenization import token_stage, tokenize
@@ -25,8 +27,9 @@ from tests.data.stages.helpers import corpus_with_copies, cut_small, digests
 
 SBATCH = """#!/bin/sh
 queue={queue}
-echo "$@" >> $queue
-wc -l < $queue
+number=$(( $(ls $queue | wc -l) + 1 ))
+printf '%s\\0' "$@" > $queue/$number
+echo $number
 case "$*" in *--wait*) exit {code};; esac
 """
 SQUEUE = """#!/bin/sh
@@ -49,6 +52,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataJob:
 def put_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int = 0) -> None:
     folder = tmp_path / "bin"
     folder.mkdir()
+    (tmp_path / "queue").mkdir()
     (tmp_path / "squeue").write_text("")
     (folder / "sbatch").write_text(SBATCH.format(queue=tmp_path / "queue", code=code))
     (folder / "squeue").write_text(SQUEUE.format(shown=tmp_path / "squeue"))
@@ -58,14 +62,15 @@ def put_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int = 0) -
 
 
 def submitted(tmp_path: Path) -> list[list[str]]:
-    return [line.split() for line in (tmp_path / "queue").read_text().splitlines()]
+    jobs = sorted((tmp_path / "queue").iterdir(), key=lambda path: int(path.name))
+    return [path.read_text().split("\0")[:-1] for path in jobs]
 
 
-def play(script: Path) -> None:
+def play(arguments: list[str]) -> None:
     """All tasks of an array, the last one first."""
-    text = script.read_text()
-    last = int(re.findall(r"#SBATCH --array=0-(\d+)", text)[0])
-    command = text.splitlines()[-1]
+    last = int(re.findall(r"--array=0-(\d+)", "\n".join(arguments))[0])
+    lines = Path(arguments[-1]).read_text().partition(sys.executable)
+    command = "".join(lines[1:])
     for rank in reversed(range(last + 1)):
         overrides = shlex.split(command.replace("$SLURM_ARRAY_TASK_ID", str(rank)))[3:]
         config = compose("data", DataJob, overrides)
@@ -85,10 +90,10 @@ def test_the_arrays_make_what_one_process_makes(
         assert f"--dependency=afterok:{number}" in arguments
     scripts = [Path(arguments[-1]) for arguments in jobs]
     assert (scripts[0].stem, scripts[-1].stem) == ("read", "finish")
-    assert "#SBATCH --mem=8G" in scripts[0].read_text()
+    assert "--mem=8G" in jobs[0] and "--job-name" not in scripts[0].read_text()
     assert said[0] == "read: Slurm job 1, 2 tasks"
-    for script in scripts[:-1]:
-        play(script)
+    for arguments in jobs[:-1]:
+        play(arguments)
     done = subprocess.run(  # one task as the shell of a node runs it
         ["bash", scripts[-1]], env={**os.environ, "SLURM_ARRAY_TASK_ID": "0"}, capture_output=True
     )
@@ -115,9 +120,32 @@ def test_tokens_by_tasks_are_those_of_one_process(
     shutil.rmtree(folder / "stages" / "tokenize")
     assert tokenize(str(folder), small_tokenizer(), silent, job.executor) is None
     for arguments in submitted(tmp_path):
-        play(Path(arguments[-1]))
+        play(arguments)
     assert Manifest.load(folder) == expected
     assert [path.read_bytes() for path in shards] == before
+
+
+def test_a_folder_of_any_name_reaches_the_tasks(
+    job: DataJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through sbatch, the shell and Hydra, from a folder of such a name."""
+    put_sbatch(tmp_path, monkeypatch)
+    name = 'it\'s "a" $HOME ${x} `id`\n%a #1;\\'
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    there = dataclasses.replace(job, data=dataclasses.replace(job.data, dir=f"{name}/data"))
+    prepare(there, silent)
+    folder = tmp_path / name / name / "data"
+    jobs = submitted(tmp_path)
+    assert f"--chdir={folder / 'stages' / 'slurm'}" in jobs[0]
+    assert jobs[0][-1] == str(folder / "stages" / "slurm" / "read.sh")
+    for rank in ("0", "1"):
+        environment = {**os.environ, "SLURM_ARRAY_TASK_ID": rank}
+        command = ["bash", jobs[0][-1]]
+        done = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert not pipeline(there)[0].pending()
+    assert [path.name for path in (tmp_path / name).iterdir()] == [name]
 
 
 def test_what_is_not_done_is_not_published(
@@ -147,7 +175,7 @@ def test_nothing_is_written_below_jobs_that_have_not_ended(
     put_sbatch(tmp_path, monkeypatch)
     prepare(job, silent)
     before = {path: path.read_bytes() for path in (tmp_path / "data").rglob("*") if path.is_file()}
-    name = re.findall("job-name=(.*)", Path(submitted(tmp_path)[1][-1]).read_text())[0]
+    name = re.findall("job-name=(.*)", "\n".join(submitted(tmp_path)[1]))[0]
     (tmp_path / "squeue").write_text(f"1 {name}\n12 {name}\n12 {name}\n77 a data-job of others\n")
     for other in (Executor(), job.executor):
         with pytest.raises(ValueError, match="Slurm jobs 1, 12 are queued .* run: scancel 1 12$"):

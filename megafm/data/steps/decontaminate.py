@@ -19,6 +19,7 @@ import numpy as np
 from megafm.data import near_duplicates
 from megafm.data.config import NearDuplicates
 from megafm.data.document import Document, Drop
+from megafm.data.steps.contents import KEPT, hashes_of
 from megafm.data.steps.step import need_between
 from megafm.data.steps.words import hashes, runs, spans, words
 
@@ -80,13 +81,17 @@ class Decontaminate:
         return evaluation_index(self).matches(text)
 
 
-@functools.cache
 def evaluation_index(config: Decontaminate) -> EvaluationIndex:
-    """The index of its files, read once in a process.
+    """The index of its files, read once in a process and again after one has changed.
 
     Raises:
         ValueError: a line is not an item.
     """
+    return _index(config, hashes_of(config.files))
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _index(config: Decontaminate, contents: tuple[str, ...]) -> EvaluationIndex:
     items = [item for path in config.sets for item in _read(Path(path), config.fields)]
     return EvaluationIndex(items, config)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save
 
+from megafm.data.steps.contents import KEPT, hashes_of
 from megafm.data.steps.words import hashes, runs, words
 from megafm.files import atomic_open, write_text
 
@@ -50,18 +51,14 @@ def model_files(folder: str) -> tuple[str, ...]:
     return tuple(str(Path(folder) / name) for name in (WEIGHTS, SETTINGS))
 
 
-@functools.cache
 def load(folder: str, kind: str) -> LinearModel:
-    """
+    """What the folder holds, read once in a process and again after it has changed.
+
     Raises:
         ValueError: there is no model, or one of another kind.
     """
     try:
-        settings = json.loads((Path(folder) / SETTINGS).read_text(encoding="utf-8"))
-        tensors = load_file(Path(folder) / WEIGHTS)
-        model = LinearModel(
-            settings["kind"], tensors["weights"], float(tensors["bias"][0]), settings["max_run"]
-        )
+        model = _read(folder, hashes_of(model_files(folder)))
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"model={folder}: no model ({error}); train one, see {__name__}"
@@ -69,6 +66,14 @@ def load(folder: str, kind: str) -> LinearModel:
     if model.kind != kind:
         raise ValueError(f"model={folder}: is of {model.kind}; set one that is of {kind}")
     return model
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _read(folder: str, contents: tuple[str, ...]) -> LinearModel:
+    settings = json.loads((Path(folder) / SETTINGS).read_text(encoding="utf-8"))
+    tensors = load_file(Path(folder) / WEIGHTS)
+    bias = float(tensors["bias"][0])
+    return LinearModel(settings["kind"], tensors["weights"], bias, settings["max_run"])
 
 
 def buckets(text: str, num_buckets: int, max_run: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import ClassVar, cast
 
 from megafm.data.document import Document
+from megafm.data.steps.contents import KEPT, hashes_of
 from megafm.data.steps.step import Signal, Values, first_true, need_between
 from megafm.data.steps.words import words
 
@@ -41,7 +42,7 @@ class ToxicitySignal:
         return (self.words,)
 
     def __call__(self, document: Document) -> dict[str, float]:
-        listed, of = _listed(self.words), words(document.text)
+        listed, of = _listed(self.words, hashes_of(self.files)), words(document.text)
         found = [word for word in of if word in listed]
         score = _classifier(self.classifier)(document.text) if self.classifier else 0.0
         return {
@@ -51,8 +52,8 @@ class ToxicitySignal:
         }
 
 
-@functools.cache
-def _listed(path: str) -> frozenset[str]:
+@functools.lru_cache(maxsize=KEPT)
+def _listed(path: str, contents: tuple[str, ...]) -> frozenset[str]:
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     return frozenset(line.strip() for line in lines if line and not line.startswith("#"))
 

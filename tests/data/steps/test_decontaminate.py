@@ -119,3 +119,12 @@ def test_from_files(tmp_path):
     assert describe(step) != before  # other files, other documents
     with pytest.raises(ValueError, match="sets=.*set files"):
         Decontaminate()
+
+
+def test_a_set_that_changes_is_read_again(tmp_path):
+    path = tmp_path / "set.jsonl"
+    step = Decontaminate((str(path),))
+    for item, other in ((QUESTION, ANSWER), (ANSWER + " Not a soul.", QUESTION)):
+        path.write_text(json.dumps({"text": item}) + "\n")
+        assert isinstance(step(document("a", f"So: {item}")), Drop)
+        assert step(document("b", other)) == document("b", other)

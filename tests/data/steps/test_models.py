@@ -120,6 +120,27 @@ def test_a_model_is_stored_without_pickle(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
 
 
+def test_a_model_that_is_trained_again_is_read_again(tmp_path):
+    """And one that is only written again is not."""
+    good, other = texts(GOOD, 0), texts(BAD, 0)
+    signal, found = QualitySignal(str(tmp_path)), document("a", texts(GOOD, 7)[0])
+    train(good, other).save(tmp_path)
+    before, model = signal(found)["score"], load(str(tmp_path), "quality")
+    train(good, other).save(tmp_path)
+    assert load(str(tmp_path), "quality") is model
+    train(other, good).save(tmp_path)
+    assert signal(found)["score"] == pytest.approx(1 - before)
+
+
+def test_a_list_of_words_that_changes_is_read_again(tmp_path):
+    path = tmp_path / "words.txt"
+    signal = ToxicitySignal(words=str(path))
+    path.write_text("rainbow\n")
+    assert signal(document("a", "rainbow"))["different"] == 1
+    path.write_text("storm\n")
+    assert signal(document("a", "rainbow"))["different"] == 0
+
+
 def angry(text: str) -> float:
     return float("!" in text)
 

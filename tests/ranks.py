@@ -32,15 +32,19 @@ class RankPool:
             self._workers.append(_start())
         port = free_port()
         connections = [connection for _, connection in self._workers[:world_size]]
-        for rank, connection in enumerate(connections):
-            connection.send((function, rank, world_size, port, arguments))
         results, errors = [], []
-        for rank, connection in enumerate(connections):
-            if not connection.poll(TIMEOUT_S if not errors else 10):
-                errors.append(f"rank {rank}: no answer in {TIMEOUT_S} s")
-                continue
-            ok, value = connection.recv()
-            (results if ok else errors).append(value)
+        try:
+            for rank, connection in enumerate(connections):
+                connection.send((function, rank, world_size, port, arguments))
+            for rank, connection in enumerate(connections):
+                if not connection.poll(TIMEOUT_S if not errors else 10):
+                    errors.append(f"rank {rank}: no answer in {TIMEOUT_S} s")
+                    continue
+                ok, value = connection.recv()
+                (results if ok else errors).append(value)
+        except (EOFError, OSError):
+            exits = [process.exitcode for process, _ in self._workers]
+            errors.append(f"a rank has died; exit codes of all: {exits}")
         if errors:
             self.close()  # a world that lost a rank is of no further use
             raise AssertionError(errors[0])

@@ -13,6 +13,8 @@ from types import TracebackType
 from megafm.data.executors.loop import Failure, run_unit
 from megafm.data.stages.stage import Stage, Unit
 
+KILLED = "a worker process was killed; is there enough memory?"
+
 
 class LocalWorkers:
     """Processes that are started when there is more than one unit to do, and kept."""
@@ -34,21 +36,30 @@ class LocalWorkers:
         self._close()
 
     def map(self, stage: Stage, units: list[Unit]) -> Iterator[tuple[Unit, Failure | None]]:
-        """No more units than processes are under way, so that one that kills its process costs no
-        others but those."""
+        """What is under way when a process is killed is done again, one unit at a time: one that
+        kills its process is known by that, and the others have lost no attempt."""
         # Alone here, if it is not known to kill its process.
         if self._count == 1 or (len(units) == 1 and not self._started):
             yield from ((unit, run_unit(stage, unit)) for unit in units)
             return
-        waiting = list(reversed(units))
+        waiting, suspects = list(reversed(units)), list[Unit]()
         running: dict[Future[Failure | None], Unit] = {}
-        while waiting or running:
-            while waiting and len(running) < self._count:
-                unit = waiting.pop()
+        while waiting or running or suspects:
+            queue, room = (suspects, 1) if suspects else (waiting, self._count)
+            while queue and len(running) < room:
+                unit = queue.pop()
                 running[self._submit(stage, unit)] = unit
             done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield running.pop(future), self._result(future)
+            try:
+                for future in done:
+                    result = future.result()
+                    yield running.pop(future), result
+            except BrokenProcessPool:
+                self._close()
+                if len(running) == 1:
+                    yield running.popitem()[1], Failure(KILLED, final=False)
+                suspects += running.values()
+                running.clear()
 
     def _submit(self, stage: Stage, unit: Unit) -> Future[Failure | None]:
         if self._pool is None:
@@ -60,13 +71,6 @@ class LocalWorkers:
         except BrokenProcessPool:
             self._close()
             return self._submit(stage, unit)
-
-    def _result(self, future: Future[Failure | None]) -> Failure | None:
-        try:
-            return future.result()
-        except BrokenProcessPool:
-            self._close()
-            return Failure("a worker process was killed; is there enough memory?", final=False)
 
     def _close(self) -> None:
         if self._pool is not None:

@@ -10,6 +10,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from benchmarks.data.summary import table as data_table
 from benchmarks.gpu.summary import tables
 
 ROOT = Path(__file__).parent.parent
@@ -21,6 +22,7 @@ def filled(text: str) -> str:
     parts = {
         "capture": capture(),
         "results": quickstart_table(),
+        "data": data_table(RESULTS),
         "ops": ops_table(),
         "train": train_table(),
         "gpu": gpu_tables(),

@@ -50,7 +50,8 @@ def prepare(job: DataJob, say: Callable[[str], None] = print) -> Manifest | None
     folder = job.data.dir
     listed = inputs.list_inputs(job.source)
     before = _existing(folder)
-    if before is not None and before.inputs_hash == _inputs_hash(listed, job):
+    unchanged = before is not None and before.inputs_hash == _inputs_hash(listed, job)
+    if before is not None and unchanged and Statistics.there(folder):
         say(f"{folder}: up to date, {_describe(before)}")
         return before
 

@@ -4,47 +4,70 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from megafm.config import from_dict, to_dict
 from megafm.data.inputs import Inputs
-from megafm.data.stages.cleaning import HISTOGRAMS, dropped
-from megafm.data.stages.resolve import CLUSTERS
+from megafm.data.stages import clusters
+from megafm.data.stages.cleaning import (
+    DROPPED,
+    DROPPED_BYTES,
+    HISTOGRAMS,
+    LEFT,
+    LEFT_BYTES,
+    counted,
+)
 from megafm.data.stages.stage import Output, Stage, total
 from megafm.data.stages.summary import Summary
 from megafm.files import write_text
 
 FILE_NAME = "statistics.json"
 EXAMPLES = 3  # of each reason
+WITH_EXAMPLES = ("read", "compared", "decide", "exact")
 
 
 @dataclass(frozen=True)
 class Loss:
-    """How many documents a stage left out, and why."""
+    """How many documents a stage left out, and why; `bytes` where they had been read."""
 
     stage: str
     dropped: dict[str, int]
+    bytes: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is left after a step of a stage."""
+
+    stage: str
+    step: str
+    documents: int
+    bytes: int
 
 
 @dataclass(frozen=True)
 class Example:
-    """A document that was left out, or how it begins."""
+    """A document that was left out, or how it begins; of one that was changed, where it was, and
+    `kept` what is there now."""
 
     reason: str
     where: str
     text: str
+    kept: str
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Near-duplicates of one another: how many, how many of them removed, the first ids."""
+    """Near-duplicates of one another: how many, how many of them removed, the first ids; where the
+    first, which stays, and the next that is removed differ."""
 
     size: int
     removed: int
     ids: tuple[str, ...]
+    texts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -53,6 +76,7 @@ class Statistics:
     Attributes:
         read: documents, and refusals in their place, that the source gave.
         funnel: the stages that left something out, in their order.
+        left: after every step, in their order.
         steps: what the steps did to documents that stay, as STEP.NAME.
         lengths: documents of a split by the number of binary digits of their bytes.
         languages: documents and bytes of each language.
@@ -61,6 +85,7 @@ class Statistics:
 
     read: int
     funnel: tuple[Loss, ...]
+    left: tuple[Left, ...]
     steps: dict[str, int]
     lengths: dict[str, dict[int, int]]
     languages: dict[str, tuple[int, int]]
@@ -83,6 +108,15 @@ class Statistics:
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: not statistics ({error}); {remedy}") from error
 
+    @classmethod
+    def there(cls, data_dir: str | Path) -> bool:
+        """Whether `load` would find them."""
+        try:
+            cls.load(data_dir)
+        except ValueError:
+            return False
+        return True
+
     def save(self, data_dir: str | Path) -> None:
         text = json.dumps(to_dict(self), indent=1, ensure_ascii=False)
         write_text(Path(data_dir) / FILE_NAME, text + "\n")
@@ -91,22 +125,43 @@ class Statistics:
 def collect(listed: Inputs, stages: Sequence[Stage], splits: dict[str, Summary]) -> Statistics:
     """From what the stages have left."""
     done = {stage.name: stage.outputs() for stage in stages}
-    losses = [Loss("list", dict(listed.dropped))]
-    losses += [Loss(name, dict(sorted(dropped(o).items()))) for name, o in done.items()]
-    counters = total(done["read"])
+    counted_by = {name: total(outputs) for name, outputs in done.items()}
+    losses = [Loss("list", dict(listed.dropped), {})]
+    losses += [
+        Loss(
+            name, *(dict(sorted(counted(found, kind).items())) for kind in (DROPPED, DROPPED_BYTES))
+        )
+        for name, found in counted_by.items()
+    ]
+    counters = counted_by["read"]
     (resolved,) = done["resolve"]
-    clusters = json.loads((resolved.folder / CLUSTERS).read_text(encoding="utf-8"))
+    found = json.loads((resolved.folder / clusters.FILE_NAME).read_text(encoding="utf-8"))
     steps = {n.removeprefix("step."): c for n, c in counters.items() if n.startswith("step.")}
     return Statistics(
         read=counters["read.documents"],
         funnel=tuple(loss for loss in losses if loss.dropped),
+        left=tuple(_left(stages, counted_by)),
         steps=dict(sorted(steps.items())),
         lengths={name: summary.lengths for name, summary in splits.items()},
         languages=_languages(splits.values()),
         signals=_signals(done["score"]),
-        examples=tuple(_examples([*done["read"], *done["decide"]])),
-        clusters=tuple(from_dict(Cluster, cluster) for cluster in clusters),
+        examples=tuple(_examples([o for name in WITH_EXAMPLES for o in done.get(name, ())])),
+        clusters=tuple(from_dict(Cluster, cluster) for cluster in found),
     )
+
+
+def _left(stages: Sequence[Stage], counters: dict[str, Counter[str]]) -> Iterator[Left]:
+    """What steps that see each document count after themselves; those that see only hashes count
+    what they take away."""
+    documents = size = 0
+    for stage in stages:
+        own = counters[stage.name]
+        for step in stage.steps():
+            if LEFT + step in own:
+                documents, size = own[LEFT + step], own[LEFT_BYTES + step]
+            else:
+                documents, size = documents - own[DROPPED + step], size - own[DROPPED_BYTES + step]
+            yield Left(stage.name, step, documents, size)
 
 
 def _languages(summaries: Iterable[Summary]) -> dict[str, tuple[int, int]]:

@@ -44,7 +44,7 @@ def page(manifest: Manifest, statistics: Statistics, kept: list[Document]) -> st
         section("Languages", _languages(statistics)),
         section("Splits, sources and licences", manifest_tables(manifest)),
         section("Clusters of near-duplicates", _clusters(statistics)),
-        section("Examples that were left out", _dropped(statistics)),
+        section("Examples that were left out or cut", _dropped(statistics)),
         section("Examples that stay", _kept(kept)),
     ]
     return html(f"{manifest.corpus}: megafm data report", "".join(sections))
@@ -69,20 +69,20 @@ def _header(manifest: Manifest, statistics: Statistics) -> str:
 
 
 def _funnel(manifest: Manifest, statistics: Statistics) -> str:
-    """How many documents are left after each stage that loses some."""
-    left = statistics.read
-    bars = [("read", float(left), "baseline")]
-    rows = []
-    for loss in statistics.funnel:
-        rows += [[loss.stage, reason.replace("_", " "), n] for reason, n in loss.dropped.items()]
-        if loss.stage == "list":  # before anything was read
-            continue
-        left -= sum(loss.dropped.values())
-        bars.append((f"after {loss.stage}", float(left), "model"))
-    label = "documents left after each stage"
-    chart = bar_chart(bars, label=label, value_text="{:,.0f}".format)
-    why = table(["stage", "left out because", "documents"], rows, (2,))
-    return f'<div class="panel">{chart}</div><div class="panel">{why}</div>'
+    """What is left after each step, in documents and bytes; then what was left out, and why."""
+    bars = [(left.step, float(left.bytes), "model") for left in statistics.left]
+    label = "bytes left after each step"
+    chart = bar_chart(bars, label=label, value_text=lambda size: f"{si(size)}B")
+    steps = [["", "read, with what cannot be taken", statistics.read, ""]]
+    steps += [[left.stage, left.step, left.documents, left.bytes] for left in statistics.left]
+    after = table(["stage", "after", "documents", "bytes"], steps, (2, 3))
+    reasons = [
+        [loss.stage, reason.replace("_", " "), count, loss.bytes.get(reason, "")]
+        for loss in statistics.funnel
+        for reason, count in loss.dropped.items()
+    ]
+    why = table(["stage", "left out because", "documents", "bytes"], reasons, (2, 3))
+    return "".join(f'<div class="panel">{part}</div>' for part in (chart, after, why))
 
 
 def _lengths(statistics: Statistics) -> str:
@@ -143,14 +143,19 @@ def _clusters(statistics: Statistics) -> str:
         return '<p class="note">There is none.</p>'
     rows = [[c.size, c.removed, ", ".join(c.ids)] for c in statistics.clusters]
     columns = ["documents", "removed", "the first, the smallest id before the others"]
-    return f'<div class="panel">{table(columns, rows, (0, 1))}</div>'
+    shown = [f'<div class="panel">{table(columns, rows, (0, 1))}</div>']
+    for cluster in statistics.clusters:
+        if cluster.texts:
+            stays, goes = cluster.texts
+            shown.append(_example(f"near duplicates: {cluster.ids[0]} stays", stays, goes))
+    return "".join(shown)
 
 
 def _dropped(statistics: Statistics) -> str:
     if not statistics.examples:
-        return '<p class="note">Nothing was left out that had been read.</p>'
+        return '<p class="note">Nothing that had been read was left out or cut.</p>'
     return "".join(
-        _example(f"{example.reason.replace('_', ' ')}: {example.where}", example.text)
+        _example(f"{example.reason.replace('_', ' ')}: {example.where}", example.text, example.kept)
         for example in statistics.examples
     )
 
@@ -159,6 +164,6 @@ def _kept(documents: list[Document]) -> str:
     return "".join(_example(document.id, document.text[:TEXT_CHARS]) for document in documents)
 
 
-def _example(title: str, text: str) -> str:
-    body = f"<pre>{escape(text)}</pre>" if text else ""
+def _example(title: str, *texts: str) -> str:
+    body = "".join(f"<pre>{escape(text)}</pre>" for text in texts if text)
     return f'<div class="panel"><h3>{escape(title)}</h3>{body}</div>'

@@ -15,7 +15,10 @@ def test_the_page_shows_where_documents_went_and_needs_nothing(tmp_path: Path) -
     for piece in (
         "files of corpus",
         "<td>exact duplicate</td>",
-        "after resolve",
+        "gopher_quality_v1",
+        "exact_duplicate",
+        "near duplicates: 0",
+        "print(&#x27;one more line&#x27;)",
         "gopher_signals_v1.words",
         "some words here",
         "b2.py",

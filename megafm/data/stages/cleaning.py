@@ -20,10 +20,13 @@ from megafm.data.stages.exchange import PartWriter, part_of
 from megafm.data.stages.stage import Output, Stage, Unit, digest, total
 from megafm.data.steps import Pipeline, describe
 
-DROPPED = "dropped."  # before a reason, in counters
+DROPPED, DROPPED_BYTES = "dropped.", "dropped_bytes."  # before a reason, in counters
+LEFT, LEFT_BYTES = "left.", "left_bytes."  # before a step
+FROM_SOURCE = "source"  # the step that gives documents
 HISTOGRAMS = "histograms.json"
 EXAMPLES = 3  # of what a shard loses for a reason
 EXAMPLE_CHARS = 400
+BEFORE_CHANGE = 80  # characters that are shown before the first that differs
 # What is known of a document that the rules keep; `line` is its place in the shard.
 KEPT = np.dtype([("line", "<u4"), ("bytes", "<i8"), ("id_hash", "<u8"), ("text_hash", "<u8")])
 
@@ -37,10 +40,13 @@ class Read(Stage):
 
     @property
     def rule(self) -> str:
-        return digest("read/4", sources.VERSION, *map(describe, self.pipeline.transform))
+        return digest("read/5", sources.VERSION, *map(describe, self.pipeline.transform))
 
     def names(self) -> list[str]:
         return [run.name for run in inputs.load(self.root).runs]
+
+    def steps(self) -> tuple[str, ...]:
+        return (FROM_SOURCE, *(step.version for step in self.pipeline.transform))
 
     def units(self) -> list[Unit]:
         runs = inputs.load(self.root).runs
@@ -48,11 +54,14 @@ class Read(Stage):
 
     def work(self, unit: str, out: Path) -> Counter[str]:
         counters: Counter[str] = Counter()
-        dropped = Dropped(counters)
+        dropped, left = Dropped(counters), Left(counters)
         with write_shard(shard_path(out, "documents")) as lines:
             for found in inputs.load(self.root).read(unit):
                 counters["read.documents"] += 1
-                result = found if isinstance(found, Drop) else self.pipeline.clean(found)
+                result = found
+                if isinstance(found, Document):
+                    left.add(FROM_SOURCE, found)
+                    result = self.pipeline.clean(found, left.add)
                 if isinstance(result, Drop):
                     dropped.add(result, found)
                     continue
@@ -106,7 +115,7 @@ class Decide(Stage):
 
     @property
     def rule(self) -> str:
-        return digest(f"decide/1 {self.num_ranges}", *map(describe, self.read.pipeline.rules))
+        return digest(f"decide/2 {self.num_ranges}", *map(describe, self.read.pipeline.rules))
 
     def names(self) -> list[str]:
         return self.read.names()
@@ -116,25 +125,28 @@ class Decide(Stage):
 
     def work(self, unit: str, out: Path) -> Counter[str]:
         counters: Counter[str] = Counter()
-        dropped = Dropped(counters)
+        dropped, left = Dropped(counters), Left(counters)
         kept = []
         signals = find_shard(self.score.output(unit).folder, "signals")
         pipeline = self.read.pipeline
         with open_shard(signals) as values, PartWriter(out / "texts.parts") as texts:
             for line, document in documents(self.read, unit):
                 own = json.loads(next(values)) if pipeline.signals else {}
-                reason = pipeline.decide(document, own)
+                reason = pipeline.decide(document, own, left.add)
                 if reason is not None:
                     dropped.add(Drop(reason, document.id), document)
                     continue
                 text_hash = int(document.sha256[:16], 16)
                 kept.append((line, document.num_bytes, hash_id(document.id), text_hash))
-                record = to_line([document.sha256, document.id, line])
+                record = to_line([document.sha256, document.id, line, document.num_bytes])
                 texts.add(part_of(text_hash, self.num_ranges), record)
         np.save(out / "kept.npy", np.array(kept, KEPT))
         dropped.write(out)
         counters["documents"] = len(kept)
         return counters
+
+    def steps(self) -> tuple[str, ...]:
+        return tuple(rule.version for rule in self.read.pipeline.rules)
 
     def check_not_empty(self) -> None:
         """
@@ -154,9 +166,13 @@ class Decide(Stage):
 
 def dropped(outputs: Iterable[Output]) -> Counter[str]:
     """How many documents were left out, by reason."""
-    counters = total(outputs)
+    return counted(total(outputs), DROPPED)
+
+
+def counted(counters: Counter[str], prefix: str) -> Counter[str]:
+    """Of all counters those that are named so, by the rest of their names."""
     return Counter(
-        {name.removeprefix(DROPPED): n for name, n in counters.items() if name.startswith(DROPPED)}
+        {name.removeprefix(prefix): n for name, n in counters.items() if name.startswith(prefix)}
     )
 
 
@@ -174,6 +190,19 @@ def documents(
         yield number, Document(**json.loads(line))
 
 
+def texts_at(read: Read, places: Iterable[tuple[int, int]]) -> dict[tuple[int, int], str]:
+    """The texts of some documents of all units, by the number of the unit and the line."""
+    lines: dict[int, set[int]] = {}
+    for unit, line in places:
+        lines.setdefault(unit, set()).add(line)
+    names = read.names()
+    return {
+        (unit, line): document.text
+        for unit, own in sorted(lines.items())
+        for line, document in documents(read, names[unit], own)
+    }
+
+
 def document_lines(
     read: Read, unit: str, lines: Collection[int] | None = None
 ) -> Iterator[tuple[int, bytes]]:
@@ -189,20 +218,47 @@ def hash_id(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 
+class Left:
+    """Counts what is left after each step."""
+
+    def __init__(self, counters: Counter[str]) -> None:
+        self._counters = counters
+
+    def add(self, step: str, document: Document) -> None:
+        self._counters[LEFT + step] += 1
+        self._counters[LEFT_BYTES + step] += document.num_bytes
+
+
 class Dropped:
     """Counts what is dropped and keeps the first of each reason as examples."""
 
     def __init__(self, counters: Counter[str]) -> None:
         self._counters = counters
+        self._shown: Counter[str] = Counter()
         self._examples: list[dict[str, str]] = []
 
     def add(self, drop: Drop, document: Document | Drop) -> None:
         self._counters[DROPPED + drop.reason] += 1
-        if self._counters[DROPPED + drop.reason] <= EXAMPLES:
-            text = "" if isinstance(document, Drop) else document.text[:EXAMPLE_CHARS]
-            where = drop.where or ("" if isinstance(document, Drop) else document.id)
-            self._examples.append({"reason": drop.reason, "where": where, "text": text})
+        if isinstance(document, Drop):
+            self.show(drop.reason, drop.where, "")
+        else:
+            self._counters[DROPPED_BYTES + drop.reason] += document.num_bytes
+            self.show(drop.reason, drop.where or document.id, document.text)
+
+    def show(self, reason: str, where: str, text: str, kept: str = "") -> None:
+        """An example, if it is among the first: a text, and what is kept of it or in its place."""
+        self._shown[reason] += 1
+        if self._shown[reason] <= EXAMPLES:
+            text, kept = heads(text, kept)
+            self._examples.append({"reason": reason, "where": where, "text": text, "kept": kept})
 
     def write(self, out: Path) -> None:
         lines = b"".join(map(to_line, self._examples))
         (out / "dropped.jsonl").write_bytes(lines)
+
+
+def heads(one: str, other: str) -> tuple[str, str]:
+    """How two texts begin, or, where they begin alike, go on from shortly before they differ."""
+    differ = (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    begin = max(0, next(differ, min(len(one), len(other))) - BEFORE_CHANGE)
+    return one[begin : begin + EXAMPLE_CHARS], other[begin : begin + EXAMPLE_CHARS]

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from megafm.data.document import Document, Drop
 from megafm.data.lines import shard_path, to_line, write_shard
-from megafm.data.stages.cleaning import Dropped, Read, documents
+from megafm.data.stages.cleaning import Dropped, Left, Read, documents
 from megafm.data.stages.exchange import PartWriter, read_part
 from megafm.data.stages.stage import Stage, Unit, digest
 from megafm.data.steps import describe
@@ -28,10 +28,13 @@ class Compare(Stage):
 
     @property
     def rule(self) -> str:
-        return digest("compare/1", *map(describe, self.read.pipeline.corpus))
+        return digest("compare/2", *map(describe, self.read.pipeline.corpus))
 
     def names(self) -> list[str]:
         return ["all"]
+
+    def steps(self) -> tuple[str, ...]:
+        return tuple(step.version for step in self.read.pipeline.corpus)
 
     def whole(self) -> tuple[Stage, ...]:
         return (self.read,)
@@ -42,12 +45,13 @@ class Compare(Stage):
             for line, document in documents(self.read, name):
                 places.append((shard, line))
                 before.append(document)
-        left = self.read.pipeline.compare(before)
+        counters: Counter[str] = Counter()
+        left = self.read.pipeline.compare(before, Left(counters).add)
         with PartWriter(out / "changes.parts") as parts:
             for (shard, line), one, result in zip(places, before, left, strict=True):
                 if result is not one:
                     parts.add(shard, to_line([line, dataclasses.asdict(result)]))
-        return Counter()
+        return counters
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,10 @@ class Compared(Read):
 
     @property
     def rule(self) -> str:
-        return "compared/1"
+        return "compared/2"
+
+    def steps(self) -> tuple[str, ...]:
+        return ()
 
     def units(self) -> list[Unit]:
         return Stage.units(self)
@@ -80,6 +87,8 @@ class Compared(Read):
                 if isinstance(result, Drop):
                     dropped.add(result, document)
                     continue
+                if result.text != document.text:
+                    dropped.show("changed", document.id, document.text, result.text)
                 lines.write(to_line(dataclasses.asdict(result)))
                 counters["documents"] += 1
                 counters["bytes"] += result.num_bytes

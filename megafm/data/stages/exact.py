@@ -11,26 +11,39 @@ from typing import ClassVar
 
 import numpy as np
 
-from megafm.data.stages.cleaning import Decide
+from megafm.data.stages.cleaning import (
+    DROPPED,
+    DROPPED_BYTES,
+    EXAMPLES,
+    Decide,
+    Dropped,
+    texts_at,
+)
 from megafm.data.stages.exchange import PartWriter, read_part, read_records
 from megafm.data.stages.stage import Stage, Unit
 
 LINES = np.dtype("<u4")
+REASON = "exact_duplicate"
+Row = tuple[str, str, int, int, int]  # the hash of the text, id, line, bytes, shard
 
 
 @dataclass(frozen=True)
 class Exact(Stage):
-    """Of documents of one text all but the one of the smallest id: duplicates.parts, by shard."""
+    """Of documents of one text all but the one of the smallest id: duplicates.parts, by shard; the
+    first of them, in dropped.jsonl."""
 
     decide: Decide
     name: ClassVar[str] = "exact"
 
     @property
     def rule(self) -> str:
-        return "exact/1"
+        return "exact/2"
 
     def names(self) -> list[str]:
         return range_names(self.decide.num_ranges)
+
+    def steps(self) -> tuple[str, ...]:
+        return (REASON,)
 
     def whole(self) -> tuple[Stage, ...]:
         return (self.decide,)
@@ -44,16 +57,27 @@ class Exact(Stage):
         return super().units()
 
     def work(self, unit: str, out: Path) -> Counter[str]:
-        rows: list[tuple[str, str, int, int]] = []
+        rows: list[Row] = []
         for shard, output in enumerate(self.decide.outputs()):
             for piece in read_part(output.folder / "texts.parts", int(unit)):
                 rows += [(*json.loads(line), shard) for line in piece.splitlines()]
         rows.sort()
         repeats = [row for before, row in pairwise(rows) if before[0] == row[0]]
         with PartWriter(out / "duplicates.parts") as parts:
-            for _, _, line, shard in repeats:
+            for *_, line, _, shard in repeats:
                 parts.add(shard, LINES.type(line).tobytes())
-        return Counter({"dropped.exact_duplicate": len(repeats)})
+        self._examples(rows, repeats[:EXAMPLES], out)
+        return Counter(
+            {DROPPED + REASON: len(repeats), DROPPED_BYTES + REASON: sum(r[3] for r in repeats)}
+        )
+
+    def _examples(self, rows: list[Row], repeats: list[Row], out: Path) -> None:
+        dropped = Dropped(Counter())
+        texts = texts_at(self.decide.read, [(shard, line) for *_, line, _, shard in repeats])
+        for text_hash, name, line, _, shard in repeats:
+            kept = next(row[1] for row in rows if row[0] == text_hash)
+            dropped.show(REASON, f"{name}: as {kept}", texts[shard, line])
+        dropped.write(out)
 
 
 def unique_rows(decide: Decide, exact: Exact, unit: str) -> np.ndarray:

@@ -18,15 +18,15 @@ import numpy as np
 from megafm.data import near_duplicates
 from megafm.data.config import Split
 from megafm.data.split import VERSION, Batch, validation_rows
-from megafm.data.stages.cleaning import KEPT
+from megafm.data.stages import clusters
+from megafm.data.stages.cleaning import DROPPED, DROPPED_BYTES, KEPT, texts_at
 from megafm.data.stages.exact import LINES, unique_rows
 from megafm.data.stages.exchange import PartWriter, read_records
 from megafm.data.stages.near import Verify, as_columns, split_rows
 from megafm.data.stages.stage import Stage
+from megafm.files import write_text
 
-CLUSTERS = "clusters.json"
-CLUSTERS_SHOWN = 20
-IDS_SHOWN = 10
+REASON = "near_duplicate"
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,13 @@ class Resolve(Stage):
 
     @property
     def rule(self) -> str:
-        return f"resolve/1 {self.verify.config.remove_at} {VERSION} {self.split}"
+        return f"resolve/2 {self.verify.config.remove_at} {VERSION} {self.split}"
 
     def names(self) -> list[str]:
         return ["all"]
+
+    def steps(self) -> tuple[str, ...]:
+        return (REASON,)
 
     def whole(self) -> tuple[Stage, ...]:
         verify = self.verify
@@ -61,11 +64,14 @@ class Resolve(Stage):
         cluster = near_duplicates.clusters(len(rows), [edges])
         enough = pairs["similarity"] >= self.verify.config.remove_at
         removed = near_duplicates.removals(len(rows), edges[enough])
-        held_out = validation_rows(lambda: self._pool(rows, cluster, removed), self.split)
+        near = self._kept(rows)
+        held_out = validation_rows(lambda: self._pool(near, rows, cluster, removed), self.split)
         self._write(out / "removed.parts", rows[removed])
         self._write(out / "validation.parts", held_out)
-        (out / CLUSTERS).write_text(json.dumps(_largest(ids, cluster, removed)))
-        return Counter({"dropped.near_duplicate": int(removed.sum())})
+        shown = clusters.largest(ids, cluster, removed, lambda of: self._texts(rows, of))
+        write_text(out / clusters.FILE_NAME, json.dumps(shown, ensure_ascii=False))
+        size = int(near["bytes"][removed[np.argsort(rows)]].sum())
+        return Counter({DROPPED + REASON: int(removed.sum()), DROPPED_BYTES + REASON: size})
 
     def _ids(self, rows: np.ndarray) -> list[str]:
         shards, lines = split_rows(rows)
@@ -77,21 +83,39 @@ class Resolve(Stage):
                 ids += [json.loads(line) for line, take in zip(found, wanted, strict=True) if take]
         return ids
 
-    def _pool(self, rows: np.ndarray, cluster: np.ndarray, removed: np.ndarray) -> Iterator[Batch]:
-        """What there is to choose from: the documents without a near-duplicate, then the rest."""
-        decide, exact = self.verify.decide, self.verify.exact
+    def _kept(self, rows: np.ndarray) -> np.ndarray:
+        """What `Decide` says of these documents, in ascending order of their rows."""
         near = [np.zeros(0, KEPT)]
+        for own, kept in self._units():
+            near.append(kept[np.isin(own, rows)])
+        return np.concatenate(near)
+
+    def _units(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The rows of each unit's documents without exact duplicates, and what is said of them."""
+        decide, exact = self.verify.decide, self.verify.exact
         for shard, name in enumerate(decide.names()):
             kept = unique_rows(decide, exact, name)
-            own = shard << 32 | kept["line"].astype(np.int64)
+            yield shard << 32 | kept["line"].astype(np.int64), kept
+
+    def _pool(
+        self, near: np.ndarray, rows: np.ndarray, cluster: np.ndarray, removed: np.ndarray
+    ) -> Iterator[Batch]:
+        """What there is to choose from: the documents without a near-duplicate, then the rest."""
+        for own, kept in self._units():
             alone = ~np.isin(own, rows)
-            near.append(kept[~alone])  # in the order of the rows
-            kept, own = kept[alone], own[alone]
+            own, kept = own[alone], kept[alone]
             yield Batch(own, own, kept["bytes"], kept["text_hash"])
-        kept, at = np.concatenate(near), np.argsort(rows)
-        kept, at = kept[~removed[at]], at[~removed[at]]
+        at = np.argsort(rows)
+        kept, at = near[~removed[at]], at[~removed[at]]
         # Below zero: the others are numbered as their rows.
         yield Batch(rows[at], -1 - cluster[at], kept["bytes"], kept["text_hash"])
+
+    def _texts(self, rows: np.ndarray, places: list[int]) -> dict[int, str]:
+        """The texts of the rows at some places."""
+        shards, lines = split_rows(rows[places])
+        at = list(zip(shards.tolist(), lines.tolist(), strict=True))
+        found = texts_at(self.verify.decide.read, at)
+        return dict(zip(places, (found[one] for one in at), strict=True))
 
     def _write(self, path: Path, rows: np.ndarray) -> None:
         with PartWriter(path) as parts:
@@ -101,14 +125,3 @@ class Resolve(Stage):
 def read_lines(resolve: Resolve, name: str, shard: int) -> np.ndarray:
     """The lines of a shard that `removed` or `validation` names."""
     return read_records(resolve.output("all").folder / f"{name}.parts", shard, LINES)
-
-
-def _largest(ids: list[str], cluster: np.ndarray, removed: np.ndarray) -> list[dict[str, object]]:
-    """The largest clusters: how many documents, how many of them removed, the first ids."""
-    names, sizes = np.unique(cluster, return_counts=True)
-    shown = []
-    for place in np.lexsort((names, -sizes))[:CLUSTERS_SHOWN].tolist():
-        rows = np.flatnonzero(cluster == names[place])
-        first = [ids[row] for row in rows[:IDS_SHOWN].tolist()]
-        shown.append({"size": len(rows), "removed": int(removed[rows].sum()), "ids": first})
-    return shown

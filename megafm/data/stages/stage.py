@@ -78,6 +78,10 @@ class Stage(ABC):
     def rule(self) -> str:
         """The version of the stage and every setting that decides what it writes."""
 
+    def steps(self) -> tuple[str, ...]:
+        """What documents go through in it, in this order; it counts what that leaves or drops."""
+        return ()
+
     def same(self) -> tuple[Stage, ...]:
         """The stages of which a unit reads the unit of its own name."""
         return ()

@@ -7,7 +7,7 @@ A folder of documents goes through `clean`, its values (`measure`) are written b
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -18,6 +18,11 @@ from megafm.data.steps import registry
 from megafm.data.steps.step import CorpusStep, Rule, Signal, Step, Values, describe, domain
 
 T = TypeVar("T")
+Seen = Callable[[str, Document], None]  # told of a step and a document that it leaves in
+
+
+def _unseen(step: str, document: Document) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -29,16 +34,17 @@ class Pipeline:
     rules: tuple[Rule, ...]
     corpus: tuple[CorpusStep, ...]
 
-    def clean(self, document: Document) -> Document | Drop:
+    def clean(self, document: Document, seen: Seen = _unseen) -> Document | Drop:
         """Take a document through the steps, up to the first that drops it."""
         for step in self.transform:
             result = step(document)
             if isinstance(result, Drop):
                 return result if result.where else Drop(result.reason, document.id)
             document = result
+            seen(step.version, document)
         return document
 
-    def compare(self, documents: Sequence[Document]) -> list[Document | Drop]:
+    def compare(self, documents: Sequence[Document], seen: Seen = _unseen) -> list[Document | Drop]:
         """Take all documents together through the corpus steps: what becomes of each."""
         left: list[Document | Drop] = list(documents)
         for step in self.corpus:
@@ -46,6 +52,8 @@ class Pipeline:
             kept = [one for one in left if isinstance(one, Document)]
             for row, result in zip(rows, step.clean(kept), strict=True):
                 left[row] = result
+                if isinstance(result, Document):
+                    seen(step.version, result)
         return left
 
     def measure(self, document: Document) -> dict[str, float]:
@@ -56,17 +64,17 @@ class Pipeline:
             for name, value in signal(document).items()
         }
 
-    def decide(self, document: Document, values: Values) -> str | None:
+    def decide(self, document: Document, values: Values, seen: Seen = _unseen) -> str | None:
         """The reason to leave a document out, or None; `values` are those of `measure`."""
         kind = domain(document)
         for rule in self.rules:
-            if kind in rule.skip:
-                continue
-            prefix = f"{rule.signal.version}."
-            own = {n.removeprefix(prefix): v for n, v in values.items() if n.startswith(prefix)}
-            reason = rule(own)
-            if reason is not None:
-                return reason
+            if kind not in rule.skip:
+                prefix = f"{rule.signal.version}."
+                own = {n.removeprefix(prefix): v for n, v in values.items() if n.startswith(prefix)}
+                reason = rule(own)
+                if reason is not None:
+                    return reason
+            seen(rule.version, document)
         return None
 
     def run(self, document: Document) -> Document | Drop:

@@ -15,12 +15,12 @@ counted in `document.metadata["counts"]`, so that counts add up over any number 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import ClassVar, Protocol
 
 from megafm.data.document import Document, Drop
+from megafm.data.steps.contents import hashes_of
 
 Values = Mapping[str, float]
 
@@ -76,7 +76,7 @@ def describe(part: Step | CorpusStep | Signal | Rule) -> str:
     """
     paths = getattr(part, "files", ())
     try:
-        contents = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths]
+        contents = hashes_of(paths)
     except OSError as error:
         message = (
             f"{part.version}: {error.filename}: {error.strerror}; set it to a file that exists"

@@ -10,6 +10,8 @@ import pytest
 from megafm.data import read_documents
 from megafm.data.config import DataJob, Executor, Steps
 from megafm.data.prepare import prepare
+from megafm.data.statistics import Statistics
+from megafm.report.corpus import write_data_report
 from tests.data.helpers import files_job, program
 from tests.data.stages.helpers import cut_small, digests, made
 
@@ -46,6 +48,25 @@ def test_the_first_copy_stays_in_one_document_of_the_corpus(job: DataJob) -> Non
     assert {document.id[-6:] for document in cut} == {f"{n:03}.py" for n in range(3, 18, 3)}
     for document in cut:  # "def" comes after every head
         assert document.text == program(int(document.id[-6:-3])).removeprefix("def ")
+
+
+def test_the_report_counts_the_step_and_shows_what_it_cut(job: DataJob) -> None:
+    prepare(job, silent)
+    found = Statistics.load(job.data.dir)
+    (after,) = (left for left in found.left if left.stage == "compare")
+    (before,) = (left for left in found.left if left.step == "table_v1")
+    assert (after.step, before.documents - after.documents) == ("repeated_runs_v1", 1)
+    cut = len(f"{HEAD}\n") * 5 + len("def ") * 5 + len(HEAD)
+    assert before.bytes - after.bytes == cut
+    examples = {example.where[-6:]: example for example in found.examples}
+    assert examples["zzz.py"].reason == "repeated" and examples["zzz.py"].text == HEAD
+    changed = [example for example in found.examples if example.reason == "changed"]
+    assert len(changed) == 3
+    for example in changed:
+        assert example.text.startswith(f"{HEAD}\ndef ") and not example.kept.startswith(HEAD)
+        assert example.kept in program(int(example.where[-6:-3]))
+    page = write_data_report(job.data.dir).read_text()
+    assert "repeated_runs_v1" in page and changed[0].kept[:20] in page
 
 
 def test_workers_change_nothing_and_a_rerun_makes_nothing_again(

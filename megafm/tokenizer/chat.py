@@ -2,7 +2,8 @@
 
 A template marks what the assistant says by {% generation %} ... {% endgeneration %}. Of one that
 does not, it is what a turn of the assistant adds to the text before it, the prompt for it
-included.
+included. The text is that of transformers to the character; which of its special tokens become
+control ids is told in `controls`.
 """
 
 from __future__ import annotations
@@ -78,20 +79,32 @@ class ChatTemplate:
                 told from the others'.
         """
         values |= {"tools": tools, "documents": documents}
-        pieces: list[str] = []
-        marked: list[tuple[int, int]] = []
-        context = {"_pieces": pieces, "_marked": marked, **self.special, **values}
-        try:
-            for piece in self._template.generate(
-                messages=messages, add_generation_prompt=generation_prompt, **context
-            ):
-                pieces.append(piece)
-        except jinja2.TemplateError as error:
-            raise ValueError(f"chat template: {error}") from error
-        text = "".join(pieces)
+        text, marked = self._rendered(messages, values, generation_prompt)
         if not self.marks_generation:
             marked = self._by_prefix(text, messages, values)
         return Chat(text, marked)
+
+    def text(
+        self, messages: list[Message], *, generation_prompt: bool = False, **values: Any
+    ) -> str:
+        """That of `render`, which also tells who speaks."""
+        values = {"tools": None, "documents": None, **values}
+        return self._rendered(messages, values, generation_prompt)[0]
+
+    def _rendered(
+        self, messages: list[Message], values: dict[str, Any], prompt: bool
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """The text, and the spans that {% generation %} marks."""
+        pieces: list[str] = []
+        marked: list[tuple[int, int]] = []
+        context = {"_pieces": pieces, "_marked": marked, **self.special, **values}
+        context |= {"messages": messages, "add_generation_prompt": prompt}
+        try:
+            for piece in self._template.generate(**context):
+                pieces.append(piece)  # at once: a mark reads them
+        except jinja2.TemplateError as error:
+            raise ValueError(f"chat template: {error}") from error
+        return "".join(pieces), marked
 
     def _by_prefix(
         self, text: str, messages: list[Message], values: dict[str, Any]
@@ -99,8 +112,8 @@ class ChatTemplate:
         spans = []
         for number, message in enumerate(messages):
             if message.get("role") == "assistant":
-                before = self._plain(messages[:number], values, prompt=True)
-                after = self._plain(messages[: number + 1], values, prompt=False)
+                before, _ = self._rendered(messages[:number], values, prompt=True)
+                after, _ = self._rendered(messages[: number + 1], values, prompt=False)
                 if not (after.startswith(before) and text.startswith(after)):
                     raise ValueError(
                         f"chat template: message {number} changes the text before it, so the "
@@ -109,13 +122,6 @@ class ChatTemplate:
                     )
                 spans.append((len(before), len(after)))
         return spans
-
-    def _plain(self, messages: list[Message], values: dict[str, Any], prompt: bool) -> str:
-        context = {"_pieces": [], "_marked": [], **self.special, **values}
-        try:
-            return self._template.render(messages=messages, add_generation_prompt=prompt, **context)
-        except jinja2.TemplateError as error:
-            raise ValueError(f"chat template: {error}") from error
 
 
 def read_template(name: str) -> str:

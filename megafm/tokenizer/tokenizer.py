@@ -14,6 +14,7 @@ import tokenizers
 
 from megafm.files import write_text
 from megafm.tokenizer.chat import Chat, ChatTemplate, Message
+from megafm.tokenizer.controls import Controls
 
 END_OF_DOCUMENT = "<|endoftext|>"
 BYTE = re.compile("<0x[0-9A-F]{2}>")
@@ -116,18 +117,25 @@ class Tokenizer:
     ) -> tuple[list[int], list[int]]:
         """The ids of a conversation, and a mask of them: 1 where the assistant speaks.
 
-        Here special tokens are found in the text of the template, and in that of the messages too,
-        as transformers does; see `ChatTemplate.render` for the arguments.
+        Special tokens are those that the template writes. Where a message, a tool or another value
+        holds one, it is ordinary text, so nobody can close a turn or open another by writing so;
+        transformers makes a special id of it. Otherwise ids and mask are those of transformers.
+        See `ChatTemplate.render` for the arguments.
 
         Raises:
-            ValueError: there is no chat template, or it refuses the conversation.
+            ValueError: there is no chat template, or it refuses the conversation, or it rewrites
+                special tokens of a message.
         """
         if self.chat is None:
             raise ValueError(
                 "this tokenizer has no chat template; train it with tokenizer.chat_template=chatml"
             )
         chat = self.chat.render(messages, generation_prompt=generation_prompt, **values)
-        encoding = self._with_special.encode(chat.text, add_special_tokens=False)
+        controls = self._controls
+        hidden = controls.hide({"messages": messages, **values})
+        bare = self.chat.text(**hidden, generation_prompt=generation_prompt)
+        chat = controls.rename(chat, bare)
+        encoding = controls.inner.encode(chat.text, add_special_tokens=False)
         return encoding.ids, _mask(encoding, chat)
 
     @property
@@ -155,8 +163,8 @@ class Tokenizer:
         return sizes
 
     @functools.cached_property
-    def _with_special(self) -> tokenizers.Tokenizer:
-        return tokenizers.Tokenizer.from_str(self._json)
+    def _controls(self) -> Controls:
+        return Controls(self._json)
 
 
 def end_of_document(inner: tokenizers.Tokenizer, special: dict[str, str]) -> str | None:

@@ -22,8 +22,8 @@ Tensor sums_of(const std::vector<Tensor>& tensors) {
   }
   const OnDevice device(tensors[0]);
   const int64_t shape[] = {chunks};
-  Tensor sums = stable::new_empty(tensors[0], shape, ScalarType::Float);
-  square_sums(entries, mutable_data<float>(sums), storage_of("square_sums", tensors[0]),
+  Tensor sums = stable::new_empty(tensors[0], shape, ScalarType::Double);
+  square_sums(entries, mutable_data<double>(sums), storage_of("square_sums", tensors[0]),
               device.stream);
   return sums;
 }

@@ -16,7 +16,7 @@ struct NormEntry {
 
 constexpr int64_t norm_chunk = 16384;  // elements of one sum; megafm.ops.cpp.grad_norm.CHUNK
 
-// sums has a float for each chunk of each tensor, one tensor after the other.
-void square_sums(std::span<const NormEntry> entries, float* sums, Storage storage, void* stream);
+// sums has one for each chunk of each tensor, one tensor after the other.
+void square_sums(std::span<const NormEntry> entries, double* sums, Storage storage, void* stream);
 
 }  // namespace megafm::cuda

@@ -6,7 +6,8 @@
 
 namespace megafm::cuda {
 
-__device__ inline float warp_sum(float x, int width = 32) {
+template <typename T>
+__device__ inline T warp_sum(T x, int width = 32) {
   for (int offset = width / 2; offset > 0; offset /= 2) {
     x += __shfl_xor_sync(0xffffffffu, x, offset);
   }
@@ -16,8 +17,9 @@ __device__ inline float warp_sum(float x, int width = 32) {
 // Over the threads of one threadIdx.y, which are a power of two within a warp, or the whole block
 // of whole warps. Every thread of the block calls it. `turn` counts the calls of a loop: two slots
 // in turns need one barrier a call.
-__device__ inline float row_sum(float x, int turn) {
-  MEGAFM_SHARED(float, of_warp, 2 * 32);
+template <typename T>
+__device__ inline T row_sum(T x, int turn) {
+  MEGAFM_SHARED(T, of_warp, 2 * 32);
   x = warp_sum(x, blockDim.x < 32 ? blockDim.x : 32);
   if (blockDim.x <= 32) {
     return x;

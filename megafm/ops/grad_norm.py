@@ -14,9 +14,7 @@ from megafm.ops.adapters import apex, transformer_engine
 from megafm.ops.cpp import grad_norm as cpp
 from megafm.ops.cpp.storage import CUDA
 
-# torch's CPU kernel adds one element after the other in each of its few lanes: the error of 4M
-# elements at once is 1e-4, of pieces of this size 2e-7, and these take no longer.
-PIECE = 65536
+PIECE = 65536  # elements: torch's CPU kernel widens a tensor as a whole, and these stay in caches
 
 
 def grad_norm(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
@@ -44,10 +42,11 @@ def reference(tensors: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _torch(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """In float64: float32 has no square of 1e-25 or 3e19."""
     if tensors[0].device.type == "cpu":
         tensors = [piece for x in tensors for piece in x.reshape(-1).split(PIECE)]
-    norms = torch._foreach_norm(tensors, 2, dtype=_dtype(tensors))
-    return torch.linalg.vector_norm(torch.stack(norms))
+    norms = torch._foreach_norm(tensors, 2, dtype=torch.float64)
+    return torch.linalg.vector_norm(torch.stack(norms)).to(_dtype(tensors))
 
 
 def _dtype(tensors: list[torch.Tensor]) -> torch.dtype:

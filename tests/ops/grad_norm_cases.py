@@ -18,6 +18,9 @@ LISTS = {
     "mixed": [((239,), F32), ((799,), F16), ((1023,), torch.bfloat16), ((70_001,), F32)],
 }
 
+# Elements whose squares, or the sums of those, are beyond what float32 holds.
+EXTREMES = (1e-40, 1e-25, 1e-12, 3e17, 3e19, 3e35)
+
 
 def random_lists(name: str, device: torch.device) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(2)
@@ -33,3 +36,11 @@ def assert_norm(tensors: list[torch.Tensor]) -> None:
     assert abs(norm.item() - right) <= 2e-6 * right
     turned = [x.reshape(-1, 1).expand(-1, 2)[:, 0].flip(0) if x.dim() else x for x in tensors]
     assert abs(ops.grad_norm(turned).item() - right) <= 2e-6 * right
+
+
+def assert_norm_of_extremes(size: float, dtype: torch.dtype, device: torch.device) -> None:
+    """Alone, beside nothing but zeros, and beside ones, which a small one does not move."""
+    x = torch.randn(16_999, generator=torch.Generator().manual_seed(2)).mul_(size).to(device, dtype)
+    assert_norm([x])
+    assert_norm([torch.zeros(40_000, device=device), x, x[:3]])
+    assert_norm([torch.ones(40_000, device=device), x])

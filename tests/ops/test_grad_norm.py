@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from megafm import ops
-from tests.ops.grad_norm_cases import LISTS, assert_norm, random_lists
+from tests.ops.grad_norm_cases import (
+    EXTREMES,
+    LISTS,
+    assert_norm,
+    assert_norm_of_extremes,
+    random_lists,
+)
 
 CPU = torch.device("cpu")
 
@@ -14,6 +20,13 @@ CPU = torch.device("cpu")
 def test_norm_of_all_elements(backend: str, name: str) -> None:
     with ops.use(grad_norm=backend):
         assert_norm(random_lists(name, CPU))
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+@pytest.mark.parametrize("size", EXTREMES)
+def test_norm_of_extremes(backend: str, size: float) -> None:
+    with ops.use(grad_norm=backend):
+        assert_norm_of_extremes(size, torch.float32, CPU)
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])

@@ -1,4 +1,4 @@
-"""The norm of many tensors by csrc/: sums of squares of chunks, added in float64 in their order."""
+"""The norm of many tensors by csrc/: float64 sums of squares of chunks, added in their order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def run(target: Target, tensors: list[torch.Tensor]) -> torch.Tensor:
     for tensor in tensors:
         by_dtype[tensor.dtype].append(tensor.contiguous())
     sums = [target.ops.square_sums(alike) for alike in by_dtype.values()]
-    return torch.cat(sums).sum(dtype=torch.float64).sqrt().float()
+    return torch.cat(sums).sum().sqrt().float()
 
 
 def refuses(target: Target, tensors: list[torch.Tensor]) -> str | None:
@@ -31,4 +31,4 @@ def register_formulas(namespace: str) -> None:
 
 def _shape(tensors: list[torch.Tensor]) -> Any:
     num_sums = sum((x.numel() + CHUNK - 1) // CHUNK for x in tensors)
-    return tensors[0].new_empty(num_sums, dtype=torch.float32)
+    return tensors[0].new_empty(num_sums, dtype=torch.float64)

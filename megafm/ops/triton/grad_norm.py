@@ -1,7 +1,8 @@
 """The norm of many tensors in Triton: a launch for each dtype, a sum of squares for each chunk.
 
 The sums of the chunks are added in fp64 in their order, so that the result has the same bits on
-every run.
+every run. Within a chunk fp32 does, unless its sum comes near the ends of fp32's range: that of
+gradients of 1e-25 or 3e19 is taken again in fp64.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from megafm.ops.triton.multi_tensor import CHUNK, TYPES, address, table
 
 BLOCK = 2048
 NUM_WARPS = 4
+# Within these, what squares lost by underflow does not count, and none was infinite.
+SMALLEST_SUM = tl.constexpr(2.0**-80)
+LARGEST_SUM = tl.constexpr(2.0**127)
 
 
 def run(tensors: list[torch.Tensor]) -> torch.Tensor:
@@ -25,7 +29,7 @@ def run(tensors: list[torch.Tensor]) -> torch.Tensor:
     for tensor in tensors:
         by_dtype[tensor.dtype].append(tensor.contiguous())
     sums = [_chunk_sums(alike) for alike in by_dtype.values()]
-    return torch.cat(sums).sum(dtype=torch.float64).sqrt().float()
+    return torch.cat(sums).sum().sqrt().float()
 
 
 def refuses(tensors: list[torch.Tensor]) -> str | None:
@@ -34,9 +38,9 @@ def refuses(tensors: list[torch.Tensor]) -> str | None:
 
 
 def _chunk_sums(tensors: list[torch.Tensor]) -> torch.Tensor:
-    """(num_chunks,) float32."""
+    """(num_chunks,) float64."""
     where = table(tensors)
-    sums = torch.empty(len(where.chunks), dtype=torch.float32, device=tensors[0].device)
+    sums = torch.empty(len(where.chunks), dtype=torch.float64, device=tensors[0].device)
     if len(sums):
         square_sum_kernel[(len(sums),)](
             where.addresses,
@@ -68,17 +72,25 @@ def square_sum_kernel(
     start = tl.load(chunks + program * 2 + 1).to(tl.int64) * CHUNK
     x = address(addresses, tensor, DTYPE, ALIGNED) + start
     left = tl.minimum(tl.load(sizes + tensor) - start, CHUNK).to(tl.int32)
-    total = tl.zeros((BLOCK,), tl.float32)
+    total = sum_of_squares(x, left, CHUNK, BLOCK, tl.float32).to(tl.float64)
+    if not (total >= SMALLEST_SUM and total <= LARGEST_SUM):  # NaN is not
+        total = sum_of_squares(x, left, CHUNK, BLOCK, tl.float64)
+    tl.store(sums + program, total)
+
+
+@triton.jit
+def sum_of_squares(x, left, CHUNK: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr):
+    total = tl.zeros((BLOCK,), WIDE)
     if left == CHUNK:  # without a mask, so that loads are vectors
         for first in range(0, CHUNK, BLOCK):
-            values = tl.load(x + first + tl.arange(0, BLOCK)).to(tl.float32)
+            values = tl.load(x + first + tl.arange(0, BLOCK)).to(WIDE)
             total += values * values
     else:
         for first in range(0, left, BLOCK):
             offsets = first + tl.arange(0, BLOCK)
-            values = tl.load(x + offsets, mask=offsets < left, other=0.0).to(tl.float32)
+            values = tl.load(x + offsets, mask=offsets < left, other=0.0).to(WIDE)
             total += values * values
-    tl.store(sums + program, tl.sum(total))
+    return tl.sum(total)
 
 
 def compile_cases() -> Iterator[Case]:

@@ -4,13 +4,26 @@ import pytest
 import torch
 
 from megafm import ops
-from tests.ops.grad_norm_cases import LISTS, assert_norm, random_lists
+from tests.ops.grad_norm_cases import (
+    EXTREMES,
+    LISTS,
+    assert_norm,
+    assert_norm_of_extremes,
+    random_lists,
+)
 
 
 @pytest.mark.parametrize("name", LISTS)
 def test_norm_of_all_elements(name: str, device: str) -> None:
     with ops.use(grad_norm="cuda"):
         assert_norm(random_lists(name, torch.device(device)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("size", EXTREMES)
+def test_norm_of_extremes(size: float, dtype: torch.dtype, device: str) -> None:
+    with ops.use(grad_norm="cuda"):
+        assert_norm_of_extremes(size, dtype, torch.device(device))
 
 
 def test_more_tensors_than_a_launch_takes(device: str) -> None:

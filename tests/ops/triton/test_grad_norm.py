@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from megafm import ops
-from tests.ops.grad_norm_cases import LISTS, assert_norm, random_lists
+from tests.ops.grad_norm_cases import (
+    EXTREMES,
+    LISTS,
+    assert_norm,
+    assert_norm_of_extremes,
+    random_lists,
+)
 
 pytest.importorskip("triton")
 
@@ -16,6 +22,12 @@ def test_norm_of_all_elements(name: str, device: torch.device) -> None:
         tensors = [x.half() if x.dtype == torch.bfloat16 else x for x in tensors]
     with ops.use(grad_norm="triton"):
         assert_norm(tensors)
+
+
+@pytest.mark.parametrize("size", EXTREMES)
+def test_norm_of_extremes(size: float, device: torch.device) -> None:
+    with ops.use(grad_norm="triton"):
+        assert_norm_of_extremes(size, torch.float32, device)
 
 
 def test_same_bits_on_every_run(device: torch.device) -> None:

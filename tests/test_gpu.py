@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -50,11 +51,27 @@ def test_a_slow_and_a_failing_part_leave_the_rest_its_time() -> None:
         gpu.Part("last", 1, say("measured")),
     ]
     said: list[str] = []
+    written: list[list[str]] = []
     began = time.monotonic()
-    outcomes = gpu.run_all(todo, dict(os.environ), said.append)
+    outcomes = gpu.run_all(
+        todo,
+        dict(os.environ),
+        began + 4,
+        lambda so_far: written.append([outcome.status for outcome in so_far]),
+        said.append,
+    )
     assert [o.status for o in outcomes] == ["ok", "out of time", "failed", "ok"]
     assert [o.last_lines for o in outcomes] == [["done"], ["begun"], ["bad kernel"], ["measured"]]
     assert time.monotonic() - began < 30 and "    bad kernel" in said
+    statuses = [outcome.status for outcome in outcomes]
+    assert written == [statuses[:count] for count in (1, 2, 3, 4)]
+
+
+def test_the_end_of_it_all_ends_a_part_that_has_a_larger_budget() -> None:
+    todo = [gpu.Part("long", 1000, say("begun", seconds=60)), gpu.Part("late", 1000, say("late"))]
+    ends = time.monotonic() + 1002
+    outcomes = gpu.run_all(todo, dict(os.environ), ends, lambda _: None, lambda _: None)
+    assert [(o.status, o.limit) for o in outcomes] == [("out of time", 2), ("ok", 1000)]
 
 
 def test_what_a_part_started_ends_with_it() -> None:
@@ -65,9 +82,57 @@ def test_what_a_part_started_ends_with_it() -> None:
     assert outcome.status == "out of time" and outcome.seconds < 30
 
 
+def test_what_holds_the_output_open_holds_up_nobody() -> None:
+    """A child in a session of its own, which outlives its parent."""
+    script = f"import subprocess; subprocess.Popen({say('', seconds=15)!r}, start_new_session=True)"
+    outcome = gpu.run(gpu.Part("left", 1, [sys.executable, "-c", script]), 30, dict(os.environ))
+    assert outcome.status == "ok" and outcome.seconds < 10
+
+
+def test_what_a_part_leaves_running_ends() -> None:
+    sleeper = say("", seconds=60)
+    script = f"import subprocess; print(subprocess.Popen({sleeper!r}).pid)"
+    outcome = gpu.run(gpu.Part("left", 1, [sys.executable, "-c", script]), 30, dict(os.environ))
+    assert outcome.status == "ok"
+    assert_gone(int(outcome.last_lines[0]))
+
+
+def test_a_run_that_is_interrupted_ends_its_part(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    part = (
+        f"import os, pathlib, time; pathlib.Path({str(told)!r}).write_text(f'{{os.getpid()}} ')\n"
+        "time.sleep(60)"
+    )
+    script = (
+        f"import os, sys; sys.path.insert(0, {str(ROOT / 'tools')!r}); import gpu\n"
+        f"gpu.run(gpu.Part('part', 60, [sys.executable, '-c', {part!r}]), 60, dict(os.environ))"
+    )
+    run = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
+    while not (told.exists() and told.read_text().endswith(" ")):
+        assert run.poll() is None
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    run.communicate()
+    assert_gone(int(told.read_text()))
+
+
+def assert_gone(pid: int) -> None:
+    """Killed; whoever is its parent now may not have asked for it yet."""
+    for _ in range(200):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return
+        if state == "Z":
+            return
+        time.sleep(0.05)
+    pytest.fail(f"process {pid} still runs")
+
+
 def test_all_parts_together_are_eight_minutes() -> None:
     todo = gpu.parts(Path("out"), rehearse=False)
-    assert sum(part.budget for part in todo) <= 8 * 60 - 10  # the summary
+    assert gpu.LIMIT == 8 * 60
+    assert sum(part.budget for part in todo) <= gpu.LIMIT - gpu.SUMMARY
     assert set(gpu.OPS) == set(OPS) - {"linear"}  # torch's own product
     assert len({part.name for part in todo}) == len(todo)
 
@@ -126,6 +191,28 @@ def test_what_is_missing_without_a_bundle_is_said(
         bundle.install_missing(tmp_path / "wheels", tmp_path / "packages")
     monkeypatch.setattr(bundle, "missing", lambda: [])
     assert bundle.install_missing(tmp_path / "wheels", tmp_path / "packages") is None
+
+
+def test_a_wheel_that_the_bundle_lacks_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    (wheels / "hydra_core-1.3.2-py3-none-any.whl").touch()
+    monkeypatch.setattr(bundle, "ROOT", tmp_path)
+    monkeypatch.setattr(bundle, "missing", lambda: ["hydra-core", "pyyaml"])
+    with pytest.raises(bundle.BundleError, match="no wheel of pyyaml;.*make bundle.*bring wheels"):
+        bundle.install_missing(wheels, tmp_path / "packages")
+
+
+def test_a_wheel_that_does_not_fit_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is there, for another Python."""
+    (tmp_path / "absent_here-1.0-cp27-cp27m-win32.whl").touch()
+    monkeypatch.setattr(bundle, "missing", lambda: ["absent-here"])
+    with pytest.raises(bundle.BundleError, match="wheel of absent_here is for Python 3.12.*pip"):
+        bundle.install_missing(tmp_path, tmp_path / "packages")
 
 
 def row(name: str, kind: str, seconds: float) -> dict[str, Any]:

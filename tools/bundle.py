@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WHEELS = ROOT / "build" / "bundle"
 PACKAGES = ROOT / "build" / "bundle-packages"  # where they are installed
 PYTHON = "3.12"
+INSTALLING = 60  # seconds that the wheels may take
 # What tools/gpu.py and its parts import, by package.
 NEEDED = {
     "hydra-core": "hydra",
@@ -50,7 +51,7 @@ def closure(names: list[str]) -> list[str]:
     found: dict[str, None] = {}
     todo = list(names)
     while todo:
-        name = re.sub(r"[-_.]+", "-", todo.pop(0)).lower()
+        name = _canonical(todo.pop(0))
         if name in found or name in THERE | NOT_IMPORTED:
             continue
         found[name] = None
@@ -110,20 +111,42 @@ def install_missing(wheels: Path = WHEELS, packages: Path = PACKAGES) -> Path | 
             f"no {', '.join(absent)} here; pip install them, or run `make bundle` where there is a "
             f"network and bring {wheels.relative_to(ROOT)} along"
         )
+    lacking = sorted(set(absent) - {_canonical(name) for name in _names(wheels)})
+    if lacking:
+        raise BundleError(
+            f"the bundle has no wheel of {', '.join(lacking)}; pip install them, or run "
+            f"`make bundle` again and bring {wheels.relative_to(ROOT)} along"
+        )
     # Only what is absent goes in: a dependency that is here already is not replaced.
     names = [name for name in _names(wheels) if not _is_installed(name)]
     try:
-        _pip("install", "--no-deps", "--no-index", "-f", wheels, "--target", packages, *names)
+        options = ["--no-deps", "--no-index", "-f", wheels, "--target", packages]
+        _pip("install", *options, *names, limit=INSTALLING)
     except subprocess.CalledProcessError as error:
+        unfit = re.search(r"No matching distribution found for (\S+)", error.stderr)
+        if unfit:
+            raise BundleError(
+                f"the bundle's wheel of {unfit.group(1)} is for Python {PYTHON} on x86-64, not for "
+                f"this Python {sys.version.split()[0]}; pip install it"
+            ) from None
         raise BundleError(f"the bundle does not install: {error.stderr.strip()}") from None
+    except subprocess.TimeoutExpired:
+        raise BundleError(
+            f"the bundle does not install within {INSTALLING} s; pip install {' '.join(names)}"
+        ) from None
     return packages
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _names(wheels: Path) -> list[str]:
     return sorted(path.name.partition("-")[0] for path in wheels.glob("*.whl"))
 
 
-def _pip(*arguments: str | Path) -> None:
+def _pip(*arguments: str | Path, limit: float | None = None) -> None:
+    """Run pip, for `limit` seconds at most."""
     command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     environment = {**os.environ, "PIP_NO_INPUT": "1"}
     subprocess.run(
@@ -132,6 +155,7 @@ def _pip(*arguments: str | Path) -> None:
         text=True,
         stderr=subprocess.PIPE,
         env=environment,
+        timeout=limit,
     )
 
 

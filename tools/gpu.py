@@ -4,8 +4,9 @@
     python tools/gpu.py --rehearse                    the same on a CPU at tiny sizes
 
 Every part is a process with a budget: what it leaves goes to the parts after it, what it would take
-beyond ends it, and the others still run. Results go to benchmarks/results/GPU/: a JSON per part,
-pictures, `parts.json`, and `summary.md` of it all.
+beyond ends it with all that it started, and the others still run. Results go to
+benchmarks/results/GPU/: a JSON per part, pictures, `parts.json`, which is written after every part,
+and `summary.md` of it all. A run that is ended early ends its part too and leaves the rest.
 
 Needs no network. A Python package that is missing is taken from the wheels that `make bundle` left
 in build/bundle, without touching the Python here. Where there is no git, MEGAFM_COMMIT is the
@@ -15,12 +16,14 @@ commit. Standard library only, and any Python 3.11 that has torch.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -32,10 +35,14 @@ ROOT = Path(__file__).resolve().parent.parent
 REHEARSAL = ROOT / "build" / "gpu-rehearsal"
 PROBE = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')"
 NUM_LAST_LINES = 15
+LIMIT = 8 * 60  # seconds of it all
+SUMMARY = 10  # of these, for the summary
+PROBING = 60  # for torch to say what GPU is here
+KILLING = 5  # for what was killed to be gone: a driver that hangs keeps it
 # Suites that run on the GPU where there is one; the first also holds the CUDA kernels to float64.
 TESTS = ["tests/ops/cuda", "tests/ops/triton", "tests/csrc/emulator"]
 ON_CPU = ["--ignore=tests/ops/triton/test_gate.py", "--ignore=tests/ops/triton/test_interpreter.py"]
-# Seconds of each op's benchmark; all parts together leave 10 of 8 minutes for the summary.
+# Seconds of each op's benchmark; all parts together leave those of the summary.
 OPS = {
     "rms_norm": 20,
     "rope": 15,
@@ -93,15 +100,23 @@ def parts(out: Path, rehearse: bool) -> list[Part]:
 
 
 def run_all(
-    todo: list[Part], environment: dict[str, str], say: Callable[[str], None] = print
+    todo: list[Part],
+    environment: dict[str, str],
+    ends: float,
+    write: Callable[[list[Outcome]], None],
+    say: Callable[[str], None] = print,
 ) -> list[Outcome]:
-    """Run one after the other; each may take its own budget and what those before it left."""
-    ends = time.monotonic() + sum(part.budget for part in todo)
-    outcomes = []
+    """Run one after the other, all before `ends` (of time.monotonic()).
+
+    Each may take its own budget and what those before it left. `write` is given the outcomes so far
+    after each.
+    """
+    outcomes: list[Outcome] = []
     for index, part in enumerate(todo):
         kept = sum(later.budget for later in todo[index + 1 :])
         outcome = run(part, ends - kept - time.monotonic(), environment)
         outcomes.append(outcome)
+        write(outcomes)
         say(f"{part.name}: {outcome.status} in {outcome.seconds:.0f} of {outcome.limit:.0f} s")
         if outcome.status != "ok":
             say("\n".join(f"    {line}" for line in outcome.last_lines))
@@ -109,28 +124,37 @@ def run_all(
 
 
 def run(part: Part, limit: float, environment: dict[str, str]) -> Outcome:
-    """Run a part in a session of its own, which is ended as a whole at its limit."""
+    """Run a part in a session of its own, which is ended as a whole, at its limit at the latest."""
     began = time.monotonic()
-    process = subprocess.Popen(
-        part.command,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
-    try:
-        said, _ = process.communicate(timeout=max(limit, 1))
-        status = "ok" if process.returncode == 0 else "failed"
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        said, _ = process.communicate()
-        status = "out of time"
+    # A file, not a pipe: nobody has to read it to its end, which a child in a session of its own
+    # would hold open.
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+        process = subprocess.Popen(
+            part.command,
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status = "ok" if process.wait(timeout=max(limit, 1)) == 0 else "failed"
+        except subprocess.TimeoutExpired:
+            status = "out of time"
+        finally:
+            _end(process)
+        output.seek(0)
+        lines = output.read().strip().splitlines()[-NUM_LAST_LINES:]
     seconds = round(time.monotonic() - began, 1)
-    lines = said.strip().splitlines()[-NUM_LAST_LINES:]
     return Outcome(part.name, status, seconds, round(limit), " ".join(part.command), lines)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill what is left of its session: what runs on would disturb what is measured next."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=KILLING)
 
 
 def environment_of(packages: Path | None) -> dict[str, str]:
@@ -142,11 +166,19 @@ def environment_of(packages: Path | None) -> dict[str, str]:
 
 def gpu_name() -> str:
     """The GPU that torch sees, or "" without one."""
-    probe = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True)
+    command = [sys.executable, "-c", PROBE]
+    try:
+        probe = subprocess.run(command, capture_output=True, text=True, timeout=PROBING)
+    except subprocess.TimeoutExpired:
+        sys.exit(
+            f"gpu: error: torch does not answer what GPU is here in {PROBING} s; reset the GPU"
+        )
     return probe.stdout.strip()
 
 
 def main() -> None:
+    ends = time.monotonic() + LIMIT
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("gpu: error: ended by a signal"))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="parts to run, such as build attention; none: all")
     parser.add_argument("--out", help="folder of the results")
@@ -171,14 +203,21 @@ def main() -> None:
         packages = bundle.install_missing()
     except bundle.BundleError as error:
         sys.exit(f"gpu: error: {error}")
+
+    def write(outcomes: list[Outcome]) -> None:
+        record = {"gpu": name, "parts": [asdict(outcome) for outcome in outcomes]}
+        (out / "parts.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
     environment = environment_of(packages)
     chosen = [part for part in todo if not options.names or part.name in options.names]
-    outcomes = run_all(chosen, environment)
-    record = {"gpu": name, "parts": [asdict(outcome) for outcome in outcomes]}
-    (out / "parts.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    summary = [sys.executable, "-m", "benchmarks.gpu.summary", str(out)]
+    outcomes = run_all(chosen, environment, ends - SUMMARY, write)
     failed = [outcome.name for outcome in outcomes if outcome.status != "ok"]
-    if subprocess.run(summary, cwd=ROOT, env=environment).returncode:
+    summary = [sys.executable, "-m", "benchmarks.gpu.summary", str(out)]
+    told = run(Part("summary", SUMMARY, summary), ends - time.monotonic(), environment)
+    if told.status == "ok":
+        print((out / "summary.md").read_text(encoding="utf-8"))
+    else:
+        print("\n".join([f"summary: {told.status}", *told.last_lines]))
         failed.append("summary")
     print(f"gpu: results in {out}")
     if failed:

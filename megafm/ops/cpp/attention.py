@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from megafm.ops import registry
+from megafm.ops.cpp import derivative
 from megafm.ops.cpp.storage import Target, empty_contiguous_like
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ def run(
     target: Target, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options
 ) -> Attended:
     sinks = None if options.sinks is None else options.sinks.float()
-    out, lse = target.ops.attention(q, k, v, sinks, *_settings(options))
+    op = target.ops.attention.default
+    out, lse = derivative.call(op, q, k, v, sinks, *_settings(options))
     return (out, lse) if options.return_lse else out
 
 
@@ -81,11 +83,11 @@ def refuses_backward(target: Target, d_out: torch.Tensor, *rest: Any) -> str | N
 
 def register_formulas(namespace: str) -> None:
     """Give torch the output shapes and the derivatives of the ops in torch.ops.NAMESPACE."""
-    library, ops = torch.library, getattr(torch.ops, namespace)
-    library.register_fake(f"{namespace}::attention", _shape)
-    library.register_fake(f"{namespace}::attention_backward", _shape_backward)
+    ops = getattr(torch.ops, namespace)
+    torch.library.register_fake(f"{namespace}::attention", _shape)
+    torch.library.register_fake(f"{namespace}::attention_backward", _shape_backward)
     backward = functools.partial(_backward, ops)
-    library.register_autograd(f"{namespace}::attention", backward, setup_context=_save)
+    derivative.register(ops.attention.default, backward, _save)
 
 
 def _shape(
@@ -126,6 +128,8 @@ def _backward(
         return None, None, None, None, *no_settings
     q, k, v, out, lse, sinks, *ends = ctx.saved_tensors
     d_out = torch.zeros_like(out) if d_out is None else d_out
-    gradients = ops.attention_backward(d_out, d_lse, q, k, v, out, lse, sinks, *ends, *ctx.settings)
+    gradients = ops.attention_backward.default(
+        d_out, d_lse, q, k, v, out, lse, sinks, *ends, *ctx.settings
+    )
     d_sinks = None if sinks is None else gradients[3]
     return *gradients[:3], d_sinks, *no_settings

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from megafm.ops import registry
+from megafm.ops.cpp import derivative
 from megafm.ops.cpp.storage import Target, empty_contiguous_like
 
 
@@ -19,8 +20,8 @@ def run(
     residual: torch.Tensor | None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     if residual is None:
-        return target.ops.rms_norm(x, weight, eps)[0]
-    y, total, _ = target.ops.add_rms_norm(x, residual, weight, eps)
+        return derivative.call(target.ops.rms_norm.default, x, weight, eps)[0]
+    y, total, _ = derivative.call(target.ops.add_rms_norm.default, x, residual, weight, eps)
     return y, total
 
 
@@ -40,13 +41,13 @@ def refuses(
 
 def register_formulas(namespace: str) -> None:
     """Give torch the output shapes and the derivatives of the ops in torch.ops.NAMESPACE."""
-    library, ops = torch.library, getattr(torch.ops, namespace)
-    library.register_fake(f"{namespace}::rms_norm", _shape)
-    library.register_fake(f"{namespace}::add_rms_norm", _shape_add)
-    library.register_fake(f"{namespace}::rms_norm_backward", _shape_backward)
+    ops = getattr(torch.ops, namespace)
+    torch.library.register_fake(f"{namespace}::rms_norm", _shape)
+    torch.library.register_fake(f"{namespace}::add_rms_norm", _shape_add)
+    torch.library.register_fake(f"{namespace}::rms_norm_backward", _shape_backward)
     backward, backward_add = (functools.partial(f, ops) for f in (_backward, _backward_add))
-    library.register_autograd(f"{namespace}::rms_norm", backward, setup_context=_save)
-    library.register_autograd(f"{namespace}::add_rms_norm", backward_add, setup_context=_save_add)
+    derivative.register(ops.rms_norm.default, backward, _save)
+    derivative.register(ops.add_rms_norm.default, backward_add, _save_add)
 
 
 def _shape(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, ...]:
@@ -80,7 +81,7 @@ def _backward(
     ops: Any, ctx: Any, d_y: torch.Tensor, d_rstd: Any
 ) -> tuple[torch.Tensor | None, ...]:
     registry.refuse_second_derivative("rms_norm")
-    d_x, d_weight = ops.rms_norm_backward(d_y, None, *ctx.saved_tensors)
+    d_x, d_weight = ops.rms_norm_backward.default(d_y, None, *ctx.saved_tensors)
     return d_x, d_weight, None
 
 
@@ -94,5 +95,5 @@ def _backward_add(
     ops: Any, ctx: Any, d_y: torch.Tensor, d_total: torch.Tensor, d_rstd: Any
 ) -> tuple[torch.Tensor | None, ...]:
     registry.refuse_second_derivative("rms_norm")
-    d_x, d_weight = ops.rms_norm_backward(d_y, d_total, *ctx.saved_tensors)
+    d_x, d_weight = ops.rms_norm_backward.default(d_y, d_total, *ctx.saved_tensors)
     return d_x, d_x, d_weight, None

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from megafm.ops.cpp import derivative
 from megafm.ops.cpp.storage import Target, empty_contiguous_like
 
 
@@ -19,7 +20,8 @@ def run(
     positions: torch.Tensor | None,
     interleaved: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return target.ops.rope(q, k, cos, sin, positions, interleaved, False)
+    op = target.ops.rope.default
+    return derivative.call(op, q, k, cos, sin, positions, interleaved, False)
 
 
 def refuses(
@@ -46,10 +48,10 @@ def refuses(
 
 def register_formulas(namespace: str) -> None:
     """Give torch the output shapes and the derivative of the op in torch.ops.NAMESPACE."""
-    library, ops = torch.library, getattr(torch.ops, namespace)
-    library.register_fake(f"{namespace}::rope", _shape)
+    ops = getattr(torch.ops, namespace)
+    torch.library.register_fake(f"{namespace}::rope", _shape)
     backward = functools.partial(_backward, ops)
-    library.register_autograd(f"{namespace}::rope", backward, setup_context=_save)
+    derivative.register(ops.rope.default, backward, _save)
 
 
 def _shape(q: torch.Tensor, k: torch.Tensor, *turn: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -65,5 +67,5 @@ def _backward(
     ops: Any, ctx: Any, d_q: torch.Tensor, d_k: torch.Tensor
 ) -> tuple[torch.Tensor | None, ...]:
     turn = (*ctx.saved_tensors, ctx.interleaved, not ctx.inverse)
-    d_q, d_k = ops.rope(d_q, d_k, *turn)
+    d_q, d_k = derivative.call(ops.rope.default, d_q, d_k, *turn)
     return d_q, d_k, None, None, None, None, None

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from megafm.ops import registry
+from megafm.ops.cpp import derivative
 from megafm.ops.cpp.storage import Target, empty_contiguous_like
 
 
 def run(target: Target, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    return target.ops.swiglu(gate, up)
+    return derivative.call(target.ops.swiglu.default, gate, up)
 
 
 def refuses(target: Target, gate: torch.Tensor, up: torch.Tensor) -> str | None:
@@ -21,11 +22,11 @@ def refuses(target: Target, gate: torch.Tensor, up: torch.Tensor) -> str | None:
 
 def register_formulas(namespace: str) -> None:
     """Give torch the output shapes and the derivative of the op in torch.ops.NAMESPACE."""
-    library, ops = torch.library, getattr(torch.ops, namespace)
-    library.register_fake(f"{namespace}::swiglu", _shape)
-    library.register_fake(f"{namespace}::swiglu_backward", _shape_backward)
+    ops = getattr(torch.ops, namespace)
+    torch.library.register_fake(f"{namespace}::swiglu", _shape)
+    torch.library.register_fake(f"{namespace}::swiglu_backward", _shape_backward)
     backward = functools.partial(_backward, ops)
-    library.register_autograd(f"{namespace}::swiglu", backward, setup_context=_save)
+    derivative.register(ops.swiglu.default, backward, _save)
 
 
 def _shape(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
@@ -44,4 +45,4 @@ def _save(ctx: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> N
 
 def _backward(ops: Any, ctx: Any, d_out: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     registry.refuse_second_derivative("swiglu")
-    return ops.swiglu_backward(d_out, *ctx.saved_tensors)
+    return ops.swiglu_backward.default(d_out, *ctx.saved_tensors)

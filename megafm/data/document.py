@@ -27,6 +27,8 @@ class Document:
         language, timestamp: as the source states them (ISO 639, ISO 8601), "" where it does not.
         metadata: what else the source knows, of JSON's types; `package` and `version` name the
             row of the table of sources.
+        notes: what the pipeline itself writes of it, apart from all that a source may name: counts
+            of what was done to it, language_score.
     """
 
     id: str
@@ -37,6 +39,7 @@ class Document:
     language: str = ""
     timestamp: str = ""
     metadata: dict[str, Any] = field(default_factory=dict, hash=False)
+    notes: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @cached_property
     def encoded(self) -> bytes:

@@ -96,15 +96,10 @@ def quantile(counts: Mapping[str, int], share: float) -> float:
 
 def _header(console: Console, document: Document) -> None:
     console.print(f"[bold]{escape(document.id)}[/bold]", soft_wrap=True)
-    facts = {
-        "source": document.source,
-        "path": document.path,
-        "licence": document.licence,
-        "language": document.language,
-        "timestamp": document.timestamp,
-        **document.metadata,
-    }
-    stated = ", ".join(f"{name} {value}" for name, value in facts.items() if value)
+    fields = ("source", "path", "licence", "language", "timestamp")
+    facts = [(name, getattr(document, name)) for name in fields]
+    facts += [*document.metadata.items(), *document.notes.items()]
+    stated = ", ".join(f"{name} {value}" for name, value in facts if value)
     console.print(f"[dim]{escape(stated)}[/dim]", highlight=False, soft_wrap=True)
 
 

@@ -40,7 +40,7 @@ class Read(Stage):
 
     @property
     def rule(self) -> str:
-        return digest("read/5", sources.VERSION, *map(describe, self.pipeline.transform))
+        return digest("read/6", sources.VERSION, *map(describe, self.pipeline.transform))
 
     def names(self) -> list[str]:
         return [run.name for run in inputs.load(self.root).runs]
@@ -68,7 +68,7 @@ class Read(Stage):
                 lines.write(to_line(dataclasses.asdict(result)))
                 counters["documents"] += 1
                 counters["bytes"] += result.num_bytes
-                for step, counts in result.metadata.get("counts", {}).items():
+                for step, counts in result.notes.get("counts", {}).items():
                     counters.update({f"step.{step}.{name}": n for name, n in counts.items()})
         dropped.write(out)
         return counters

@@ -20,7 +20,7 @@ SCORE = "language_score"
 
 @dataclass(frozen=True)
 class Language:
-    """Set `language` (ISO 639-1) and metadata["language_score"], the model's probability.
+    """Set `language` (ISO 639-1) and notes["language_score"], the model's probability.
 
     Attributes:
         max_characters: the head of a document says it.
@@ -39,8 +39,8 @@ class Language:
         if domain(document) in self.skip:
             return document
         language, score = _identifier().classify(document.text[: self.max_characters])
-        metadata = {**document.metadata, SCORE: round(float(score), 4)}
-        return dataclasses.replace(document, language=language, metadata=metadata)
+        notes = {**document.notes, SCORE: round(float(score), 4)}
+        return dataclasses.replace(document, language=language, notes=notes)
 
 
 @functools.cache
@@ -57,7 +57,7 @@ class LanguageSignal:
     names: ClassVar[tuple[str, ...]] = ("score", "is_CODE")
 
     def __call__(self, document: Document) -> dict[str, float]:
-        score = document.metadata.get(SCORE, 1.0 if document.language else 0.0)
+        score = document.notes.get(SCORE, 1.0 if document.language else 0.0)
         return {"score": float(score), f"is_{document.language}": 1.0}
 
 

@@ -9,7 +9,7 @@ names it in configs, counters and manifests, and changes whenever the outcome ma
 - a CorpusStep compares documents, and sees all of them at once.
 
 What leaves a document out has a code among `reasons`. What a step does to a document that stays is
-counted in `document.metadata["counts"]`, so that counts add up over any number of processes.
+counted in `document.notes["counts"]`, so that counts add up over any number of processes.
 """
 
 from __future__ import annotations
@@ -111,9 +111,9 @@ def changed(document: Document, text: str, version: str, counts: Mapping[str, in
     counts = {name: count for name, count in counts.items() if count}
     if not counts:
         return document if text == document.text else dataclasses.replace(document, text=text)
-    before = document.metadata.get("counts", {})
-    metadata = {**document.metadata, "counts": {**before, version: counts}}
-    return dataclasses.replace(document, text=text, metadata=metadata)
+    before = document.notes.get("counts", {})
+    notes = {**document.notes, "counts": {**before, version: counts}}
+    return dataclasses.replace(document, text=text, notes=notes)
 
 
 def need_between(version: str, low: float, high: float, **settings: float) -> None:

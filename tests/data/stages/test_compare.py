@@ -44,7 +44,7 @@ def test_the_first_copy_stays_in_one_document_of_the_corpus(job: DataJob) -> Non
     assert len(everything) == 18
     with_head = [document for document in everything if "header1 " in document.text]
     assert [document.id for document in with_head] == [min(d.id for d in everything)]
-    cut = [document for document in everything if "counts" in document.metadata]
+    cut = [document for document in everything if "counts" in document.notes]
     assert {document.id[-6:] for document in cut} == {f"{n:03}.py" for n in range(3, 18, 3)}
     for document in cut:  # "def" comes after every head
         assert document.text == program(int(document.id[-6:-3])).removeprefix("def ")

@@ -174,3 +174,22 @@ def test_shards_are_cut_by_their_names_alone(job: DataJob) -> None:
     assert len({run.name for run in runs}) == len(runs)
     names = [shard.name for run in runs for shard in run.shards]
     assert names == sorted(names) and len(names) == 90
+
+
+def test_fields_of_records_named_as_our_own_are_kept_apart(tmp_path: Path) -> None:
+    texts = [f"{program(number)}\n# ann{number}@mail.org\n" for number in range(4)]
+    rows = [{"text": text, "counts": 7, "notes": {"counts": "x"}} for text in texts]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    job = files_job(tmp_path / "a.jsonl", tmp_path / "data")
+    fields = dataclasses.replace(job.source.fields, metadata=("counts", "notes"))
+    job = dataclasses.replace(
+        job,
+        source=dataclasses.replace(job.source, fields=fields),
+        steps=Steps({"pii_v1": {}}),
+    )
+    prepare(job, silent)
+    splits = ("train", "validation")
+    found = [one for split in splits for one in read_documents(tmp_path / "data", split)]
+    assert [one.metadata["counts"] for one in found] == [7] * 4
+    assert [one.metadata["notes"] for one in found] == [{"counts": "x"}] * 4
+    assert [one.notes for one in found] == [{"counts": {"pii_v1": {"EMAIL": 1}}}] * 4

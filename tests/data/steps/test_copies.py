@@ -35,7 +35,7 @@ def test_inside_a_document_too():
     text = f"a {RUN} b {RUN} c"
     (left,) = RepeatedRuns().clean([document("a.txt", text)])
     assert left.text == f"a {RUN} b c"
-    assert left.metadata["counts"] == {"repeated_runs_v1": {"units": 50}}
+    assert left.notes["counts"] == {"repeated_runs_v1": {"units": 50}}
 
 
 def test_characters():

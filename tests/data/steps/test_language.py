@@ -57,7 +57,7 @@ def test_a_missing_library_names_the_extra(monkeypatch):
 @pytest.mark.parametrize("language", TEXTS)
 def test_language(language):
     result = Language()(document("a.txt", TEXTS[language] * 3))
-    assert result.language == language and result.metadata["language_score"] > 0.65
+    assert result.language == language and result.notes["language_score"] > 0.65
     values = LanguageSignal()(result)
     assert LanguageRule()(values) == (None if language == "en" else "other_language")
     assert LanguageRule(languages=(language,))(values) is None
@@ -66,7 +66,7 @@ def test_language(language):
 
 def test_an_unsure_language_goes_by_its_score():
     unsure = document("a.txt", "")
-    unsure = dataclasses.replace(unsure, language="en", metadata={"language_score": 0.6})
+    unsure = dataclasses.replace(unsure, language="en", notes={"language_score": 0.6})
     values = LanguageSignal()(unsure)
     assert LanguageRule()(values) == "unsure_language"
     assert LanguageRule(min_score=0.6)(values) is None

@@ -110,7 +110,7 @@ def test_counts_by_kind():
     text = "a@b.org, c@d.org, 10.1.2.3 and +49 30 1234567"
     result = PII()(document("a.txt", text))
     assert result.text == "<EMAIL>, <EMAIL>, <IP> and <PHONE>"
-    assert result.metadata["counts"] == {"pii_v1": {"EMAIL": 2, "IP": 1, "PHONE": 1}}
+    assert result.notes["counts"] == {"pii_v1": {"EMAIL": 2, "IP": 1, "PHONE": 1}}
     assert PII()(result) is result
 
 

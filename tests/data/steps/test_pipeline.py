@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from megafm.config import compose
 from megafm.data.config import DataJob, Steps
@@ -99,6 +102,33 @@ def test_each_reason_is_reached_in_a_test():
     parts = [*registry.STEPS.values(), *registry.RULES.values(), RepeatedRuns, SimHash]
     reasons = {reason for part in parts for reason in part.reasons}
     assert {reason for reason in reasons if f'"{reason}"' not in tests} == set()
+
+
+OWN = ("counts", "language_score", "notes", "signals", "text", "id", "language", "pii_v1")
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from(OWN) | st.text(), VALUES).filter(lambda m: "domain" not in m)
+)
+def test_no_key_of_metadata_is_taken_for_what_the_pipeline_writes(metadata):
+    steps = Steps(
+        {"pii_v1": {}, "language_v1": {}},
+        signals={"gopher_signals_v1": {}},
+        rules={"language_rule_v1": {"min_score": 0.1}},
+    )
+    pipeline = build(steps)
+    plain = document("a.txt", "You can write to the people of the house at ann@mail.org today.")
+    wanted = pipeline.run(dataclasses.replace(plain, metadata={}))
+    found = pipeline.run(dataclasses.replace(plain, metadata=metadata))
+    assert isinstance(wanted, Document) and set(wanted.notes) == {"counts", "language_score"}
+    assert found == dataclasses.replace(wanted, metadata=metadata)
+    assert pipeline.measure(found) == pipeline.measure(wanted)
 
 
 @pytest.mark.parametrize(

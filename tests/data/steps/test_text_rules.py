@@ -203,7 +203,7 @@ def test_boilerplate_lines(line, removed):
     assert isinstance(result, Document)
     assert (line not in result.text.split("\n")) == removed
     if removed:
-        assert result.metadata["counts"] == {"boilerplate_v1": {"lines": 1}}
+        assert result.notes["counts"] == {"boilerplate_v1": {"lines": 1}}
 
 
 def test_more_than_a_twentieth_of_boilerplate_drops_the_document():

@@ -17,6 +17,31 @@ namespace megafm::cuda {
 // driver's; the rows of a tile are as long as the name says.
 enum class Swizzle : uint32_t { none = 0, b32 = 1, b64 = 2, b128 = 3 };
 
+#ifndef MEGAFM_EMULATE
+
+using EncodeTensorMap = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*,
+                                     const cuuint64_t*, const cuuint64_t*, const cuuint32_t*,
+                                     const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle,
+                                     CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+
+// The driver's cuTensorMapEncodeTiled, looked up once in a process; after a throw again.
+inline EncodeTensorMap encode_tensor_map() {
+  static const auto encode = [] {
+    void* entry = nullptr;
+    cudaDriverEntryPointQueryResult found;
+    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000,
+                                           cudaEnableDefault, &found),
+          "cuTensorMapEncodeTiled");
+    if (found != cudaDriverEntryPointSuccess) {
+      throw std::runtime_error("the CUDA driver has no cuTensorMapEncodeTiled; update it to 12.0");
+    }
+    return reinterpret_cast<EncodeTensorMap>(entry);
+  }();
+  return encode;
+}
+
+#endif
+
 // A tensor of `rank` dimensions, the contiguous one first: sizes in elements, the strides of the
 // others in bytes (multiples of 16), and the box that one copy moves. Throws std::runtime_error.
 template <typename T, int rank>
@@ -32,18 +57,6 @@ CUtensorMap make_tensor_map(const T* data, const uint64_t (&sizes)[rank],
                                      rank, data, sizes, strides, box,
                                      16u << static_cast<uint32_t>(swizzle));
 #else
-  using Encode = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*,
-                              const cuuint64_t*, const cuuint64_t*, const cuuint32_t*,
-                              const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle,
-                              CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-  void* entry = nullptr;
-  cudaDriverEntryPointQueryResult found;
-  check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault,
-                                         &found),
-        "cuTensorMapEncodeTiled");
-  if (found != cudaDriverEntryPointSuccess) {
-    throw std::runtime_error("the CUDA driver has no cuTensorMapEncodeTiled; update it to 12.0");
-  }
   cuuint64_t tensor_sizes[rank], tensor_strides[rank];
   cuuint32_t element_strides[rank];
   for (int dim = 0; dim < rank; ++dim) {
@@ -52,7 +65,7 @@ CUtensorMap make_tensor_map(const T* data, const uint64_t (&sizes)[rank],
     element_strides[dim] = 1;
   }
   CUtensorMap map;
-  const CUresult result = reinterpret_cast<Encode>(entry)(
+  const CUresult result = encode_tensor_map()(
       &map,
       is_float  ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32
       : is_half ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16

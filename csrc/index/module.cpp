@@ -192,15 +192,14 @@ Array<int64_t> overlaps(const Array<uint64_t>& hashes, const Array<int64_t>& off
   return sizes;
 }
 
-Array<int64_t> cluster_rows(int64_t rows, const Array<int64_t>& pairs) {
-  check_pairs(pairs, rows);
-  std::vector<int64_t> found;
-  {
-    const auto* begin = reinterpret_cast<const Pair*>(pairs.data());
-    const py::gil_scoped_release released;
-    found = clusters(rows, begin, pairs.shape(0));
-  }
-  return to_array<int64_t>(found, {rows});
+// In place, so that what is known of the rows outlives any number of batches of pairs.
+template <typename T, void update(T*, const Pair*, int64_t)>
+void update_rows(Array<T>& rows, const Array<int64_t>& pairs) {
+  check_pairs(pairs, rows.size());
+  T* values = rows.mutable_data();
+  const auto* begin = reinterpret_cast<const Pair*>(pairs.data());
+  const py::gil_scoped_release released;
+  update(values, begin, pairs.shape(0));
 }
 
 Array<int32_t> blend_order(const std::vector<int64_t>& weights) {
@@ -374,7 +373,8 @@ PYBIND11_MODULE(_index, module) {
   module.def("candidates", candidate_pairs, arg("signatures"), arg("num_bands"),
              arg("max_bucket"), arg("threads"));
   module.def("overlaps", overlaps, arg("hashes"), arg("offsets"), arg("pairs"), arg("threads"));
-  module.def("clusters", cluster_rows, arg("rows"), arg("pairs"));
+  module.def("unite", update_rows<int64_t, unite>, arg("parent"), arg("pairs"));
+  module.def("remove_similar", update_rows<bool, remove_similar>, arg("removed"), arg("pairs"));
   module.def("blend", blend_order, arg("weights"));
   module.def("simhash", simhashes, arg("texts"), arg("unit"), arg("width"), arg("lowercase"),
              arg("threads"));

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <mutex>
-#include <numeric>
+#include <stdexcept>
 
 #include "index/hashing.h"
 #include "index/parallel.h"
@@ -76,11 +76,12 @@ int64_t overlap(const uint64_t* one, const uint64_t* one_end, const uint64_t* tw
   return common;
 }
 
-std::vector<int64_t> clusters(int64_t rows, const Pair* pairs, int64_t num_pairs) {
-  std::vector<int64_t> parent(rows);
-  std::iota(parent.begin(), parent.end(), 0);
+void unite(int64_t* parent, const Pair* pairs, int64_t num_pairs) {
   const auto root = [&](int64_t row) {
     while (parent[row] != row) {
+      if (parent[row] < 0 || parent[row] > row || parent[parent[row]] < 0) {
+        throw std::invalid_argument("parent: each must be a row that is not above its own");
+      }
       row = parent[row] = parent[parent[row]];
     }
     return row;
@@ -90,10 +91,12 @@ std::vector<int64_t> clusters(int64_t rows, const Pair* pairs, int64_t num_pairs
     const int64_t two = root(pairs[i][1]);
     parent[std::max(one, two)] = std::min(one, two);
   }
-  for (int64_t row = 0; row < rows; ++row) {
-    parent[row] = root(row);
+}
+
+void remove_similar(bool* removed, const Pair* pairs, int64_t num_pairs) {
+  for (int64_t i = 0; i < num_pairs; ++i) {
+    removed[pairs[i][1]] |= !removed[pairs[i][0]];
   }
-  return parent;
 }
 
 }  // namespace megafm::index

@@ -39,7 +39,11 @@ std::vector<Pair> candidates(const Signatures& signatures, int64_t max_bucket, i
 int64_t overlap(const uint64_t* one, const uint64_t* one_end, const uint64_t* two,
                 const uint64_t* two_end);
 
-// For each row the smallest row that it is connected to by pairs: union-find.
-std::vector<int64_t> clusters(int64_t rows, const Pair* pairs, int64_t num_pairs);
+// Union-find: joins the sets of the rows of each pair. parent[row] is a smaller row of its set, or
+// the row itself where it is the smallest; throws when it is neither.
+void unite(int64_t* parent, const Pair* pairs, int64_t num_pairs);
+
+// Marks the second row of each pair, one after the other, whose first is not marked.
+void remove_similar(bool* removed, const Pair* pairs, int64_t num_pairs);
 
 }  // namespace megafm::index

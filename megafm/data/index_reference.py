@@ -20,17 +20,18 @@ from megafm.data.samples import NO_TARGET
 __all__ = [
     "blend",
     "candidates",
-    "clusters",
     "gather_rows",
     "minhash",
     "near_fingerprints",
     "overlaps",
     "pack",
+    "remove_similar",
     "repeats",
     "repetition",
     "shingles",
     "signatures",
     "simhash",
+    "unite",
 ]
 
 REPETITION = (  # the columns of `repetition`
@@ -199,9 +200,12 @@ def overlaps(
     return np.array(sizes, np.int64)
 
 
-def clusters(rows: int, pairs: np.ndarray) -> np.ndarray:
-    """For each row the smallest row that it is connected to by pairs, int64 (rows,)."""
-    parent = list(range(rows))
+def unite(parent: np.ndarray, pairs: np.ndarray) -> None:
+    """Union-find, in place: join the sets of the rows of each pair.
+
+    Args:
+        parent: of each row a smaller one of its set, or itself, the smallest, int64 (rows,).
+    """
 
     def root(row: int) -> int:
         while parent[row] != row:
@@ -212,7 +216,12 @@ def clusters(rows: int, pairs: np.ndarray) -> np.ndarray:
     for i, j in pairs.tolist():
         low, high = sorted((root(i), root(j)))
         parent[high] = low
-    return np.array([root(row) for row in range(rows)], np.int64)
+
+
+def remove_similar(removed: np.ndarray, pairs: np.ndarray) -> None:
+    """Set, in place, bool (rows,), the second row of each pair in turn whose first is not set."""
+    for i, j in pairs.tolist():
+        removed[j] |= not removed[i]
 
 
 def blend(weights: Sequence[int]) -> np.ndarray:

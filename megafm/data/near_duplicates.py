@@ -66,28 +66,27 @@ def jaccard(sets: np.ndarray, offsets: np.ndarray, pairs: np.ndarray) -> np.ndar
     return common / (sizes - common)
 
 
-def removals(count: int, pairs: np.ndarray) -> np.ndarray:
+def removals(count: int, batches: Iterable[np.ndarray]) -> np.ndarray:
     """Which rows to remove, bool (count,), so that each is similar to a kept one before it.
 
     Args:
-        pairs: i < j of rows that are similar enough, int64 (pairs, 2).
+        batches: pairs i < j of rows that are similar enough, int64 (pairs, 2), by j and then i from
+            the first of the first batch to the last of the last.
     """
     removed = np.zeros(count, bool)
-    for i, j in pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))].tolist():
-        if not removed[i]:
-            removed[j] = True
+    for pairs in batches:
+        native().remove_similar(removed, pairs)
     return removed
 
 
 def clusters(count: int, batches: Iterable[np.ndarray]) -> np.ndarray:
     """For each row the smallest row that it is connected to by pairs of any batch, int64 (count,).
 
-    Union-find over edges that are not in memory together: those of earlier batches are stood for by
-    the links from each row to the smallest.
+    Memory: 8 bytes a row and a batch; twice as many bytes at the end.
     """
-    smallest = np.arange(count)
+    parent = np.arange(count)
     for pairs in batches:
-        linked = np.flatnonzero(smallest != np.arange(count))
-        links = np.stack([smallest[linked], linked], axis=1)
-        smallest = native().clusters(count, np.concatenate([links, pairs]))
-    return smallest
+        native().unite(parent, pairs)
+    while (parent != (above := parent[parent])).any():
+        parent = above
+    return parent

@@ -28,6 +28,11 @@ class Batch:
     sizes: np.ndarray
     text_hashes: np.ndarray
 
+    def __getitem__(self, chosen: np.ndarray) -> Batch:
+        """Some of them, as an array is indexed."""
+        columns = (self.rows, self.clusters, self.sizes, self.text_hashes)
+        return Batch(*(column[chosen] for column in columns))
+
 
 def validation_rows(batches: Callable[[], Iterable[Batch]], config: Split) -> np.ndarray:
     """The rows that go to validation, int64.

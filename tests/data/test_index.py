@@ -182,13 +182,31 @@ def test_overlaps(sets, pairs):
 @needs_index
 @quick
 @given(PAIRS)
-def test_clusters(pairs):
+def test_unite(pairs):
     linked = np.eye(8, dtype=bool)
     linked[pairs[:, 0], pairs[:, 1]] = linked[pairs[:, 1], pairs[:, 0]] = True
     for _ in range(3):
         linked = linked @ linked
     for module in (native(), index_reference):
-        assert module.clusters(8, pairs).tolist() == linked.argmax(axis=1).tolist()
+        parent = np.arange(8)
+        module.unite(parent, pairs[:3])  # goes on from what an earlier call has left
+        module.unite(parent, pairs[3:])
+        while (parent != parent[parent]).any():
+            parent = parent[parent]
+        assert parent.tolist() == linked.argmax(axis=1).tolist()
+
+
+@needs_index
+@quick
+@given(PAIRS)
+def test_remove_similar(pairs):
+    expected: set[int] = set()
+    for i, j in pairs.tolist():
+        expected |= {j} if i not in expected else set()
+    for module in (native(), index_reference):
+        removed = np.zeros(8, bool)
+        module.remove_similar(removed, pairs)
+        assert set(removed.nonzero()[0].tolist()) == expected
 
 
 @needs_index
@@ -354,7 +372,12 @@ def test_a_wrong_argument_is_named():
     with pytest.raises(TypeError):
         module.shingles(["text"], "words", 5, False, 1)
     with pytest.raises(TypeError):  # rounding is nobody's wish
-        module.clusters(3, np.array([[0.0, 1.0]]))
+        module.unite(np.arange(3), np.array([[0.0, 1.0]]))
+    for parent in ([0, 2, 1], [0, -1, 2], [0, 7, 2]):
+        with pytest.raises(ValueError, match="parent: each must be a row that is not above"):
+            module.unite(np.array(parent), np.array([[1, 2]]))
+    with pytest.raises(ValueError, match="pairs: must be .* below 3"):
+        module.remove_similar(np.zeros(3, bool), np.array([[0, 3]]))
 
 
 def test_every_function_of_the_definition_is_in_the_module():

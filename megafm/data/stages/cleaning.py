@@ -190,14 +190,14 @@ def documents(
         yield number, Document(**json.loads(line))
 
 
-def texts_at(read: Read, places: Iterable[tuple[int, int]]) -> dict[tuple[int, int], str]:
-    """The texts of some documents of all units, by the number of the unit and the line."""
+def documents_at(read: Read, places: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Document]:
+    """Some documents of all units, by the number of the unit and the line."""
     lines: dict[int, set[int]] = {}
     for unit, line in places:
         lines.setdefault(unit, set()).add(line)
     names = read.names()
     return {
-        (unit, line): document.text
+        (unit, line): document
         for unit, own in sorted(lines.items())
         for line, document in documents(read, names[unit], own)
     }

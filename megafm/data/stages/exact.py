@@ -17,7 +17,7 @@ from megafm.data.stages.cleaning import (
     EXAMPLES,
     Decide,
     Dropped,
-    texts_at,
+    documents_at,
 )
 from megafm.data.stages.exchange import PartWriter, read_part, read_records
 from megafm.data.stages.stage import Stage, Unit
@@ -73,10 +73,11 @@ class Exact(Stage):
 
     def _examples(self, rows: list[Row], repeats: list[Row], out: Path) -> None:
         dropped = Dropped(Counter())
-        texts = texts_at(self.decide.read, [(shard, line) for *_, line, _, shard in repeats])
+        places = [(shard, line) for *_, line, _, shard in repeats]
+        found = documents_at(self.decide.read, places)
         for text_hash, name, line, _, shard in repeats:
             kept = next(row[1] for row in rows if row[0] == text_hash)
-            dropped.show(REASON, f"{name}: as {kept}", texts[shard, line])
+            dropped.show(REASON, f"{name}: as {kept}", found[shard, line].text)
         dropped.write(out)
 
 

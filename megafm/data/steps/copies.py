@@ -101,7 +101,8 @@ class SimHash:
         texts = [documents[row].encoded for row in order]
         fingerprints = native().simhash(texts, "words", self.width, True, 1)
         pairs = native().near_fingerprints(fingerprints, self.max_bits, self.max_bucket)
-        removed = near_duplicates.removals(len(documents), pairs)
+        pairs = pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))]
+        removed = near_duplicates.removals(len(documents), [pairs])
         left: list[Document | Drop] = list(documents)
         for place in np.flatnonzero(removed).tolist():
             left[order[place]] = Drop("near_duplicate", documents[order[place]].id)

@@ -8,6 +8,7 @@ from megafm.config import job
 from megafm.data import comparison, inspection
 from megafm.data.config import DataFolder, DataJob
 from megafm.data.prepare import prepare
+from megafm.data.prune import prune
 from megafm.data.tasks import run_task
 from megafm.data.tokenization import tokenize
 from megafm.files import only_writer
@@ -21,6 +22,8 @@ def main(config: DataJob) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with only_writer(folder / ".lock", f"data.dir={folder}"):
             write(config)
+    elif config.action == "prune":
+        prune(config)
     elif config.action == "run_task":
         run_task(config.data.dir, config.task)
     else:

@@ -19,12 +19,14 @@ class DataFolder(DataDir):
         split, count: of action=sample: so many documents.
         token: of action=lookup: a position in the token shard of the split.
         other: of action=diff: the folder that `dir` is compared with.
+        delete: of action=prune: remove what it lists.
     """
 
     split: Literal["train", "validation"] = "train"
     count: int = 5
     token: int | None = None
     other: str | None = None
+    delete: bool = False
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,16 @@ class Executor:
 class DataJob:
     what: str = "read, deduplicate and split documents; write token shards; show them"
     action: Literal[
-        "prepare", "tokenize", "inspect", "stats", "sample", "lookup", "diff", "report", "run_task"
+        "prepare",
+        "tokenize",
+        "inspect",
+        "stats",
+        "sample",
+        "lookup",
+        "diff",
+        "report",
+        "prune",
+        "run_task",
     ] = "prepare"
     data: DataFolder = field(default_factory=DataFolder)
     tokenizer: TokenizerDir = field(default_factory=TokenizerDir)  # of action=tokenize

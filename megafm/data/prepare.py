@@ -49,9 +49,8 @@ def prepare(job: DataJob, say: Callable[[str], None] = print) -> Manifest | None
     """
     folder = job.data.dir
     listed = inputs.list_inputs(job.source)
-    before = _existing(folder)
-    unchanged = before is not None and before.inputs_hash == _inputs_hash(listed, job)
-    if before is not None and unchanged and Statistics.there(folder):
+    before = _made_from(listed, job)
+    if before is not None:
         say(f"{folder}: up to date, {_describe(before)}")
         return before
 
@@ -69,6 +68,15 @@ def prepare(job: DataJob, say: Callable[[str], None] = print) -> Manifest | None
         manifest = finish(job)
     say(f"{folder}: {_describe(manifest)}; left out{reasons(manifest.dropped)}")
     return manifest
+
+
+def up_to_date(job: DataJob) -> bool:
+    """Whether the folder and its stages are what these settings make of the files as they are."""
+    listed, root = inputs.list_inputs(job.source), stages_folder(job.data.dir)
+    if _made_from(listed, job) is None or not root.is_dir():
+        return False
+    saved = inputs.load(root)
+    return [run.key for run in saved.runs] == [run.key for run in listed.runs]
 
 
 def finish(job: DataJob) -> Manifest:
@@ -179,6 +187,14 @@ def _existing(folder: str) -> Manifest | None:
         return None
     there = (find_shard(Path(folder) / "documents", name).is_file() for name in manifest.files)
     return manifest if all(there) else None
+
+
+def _made_from(listed: Inputs, job: DataJob) -> Manifest | None:
+    """The manifest that is there, if it is of these files and settings."""
+    found = _existing(job.data.dir)
+    if found is None or found.inputs_hash != _inputs_hash(listed, job):
+        return None
+    return found if Statistics.there(job.data.dir) else None
 
 
 def _describe(manifest: Manifest) -> str:

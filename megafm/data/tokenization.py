@@ -41,7 +41,7 @@ def tokenize(
     if not tokenizer.lossless:
         say("the tokenizer changes white space or characters: text does not decode to itself")
     slurm.check_idle(data_dir)
-    tokenizer.save(_tokenizer_dir(data_dir))
+    tokenizer.save(tokenizer_dir(data_dir))
     stage = token_stage(data_dir)
     clean_up([stage])
     executor = executor or Executor()
@@ -61,11 +61,12 @@ def tokenize(
 
 def token_stage(data_dir: str) -> Tokenize:
     """The stage, with the copy of the tokenizer that lies beside its units."""
-    folder = _tokenizer_dir(data_dir)
+    folder = tokenizer_dir(data_dir)
     return Tokenize(stages_folder(data_dir), data_dir, str(folder), Tokenizer.load(folder).hash)
 
 
-def _tokenizer_dir(data_dir: str) -> Path:
+def tokenizer_dir(data_dir: str) -> Path:
+    """Where the copy is."""
     return stages_folder(data_dir) / "tokenizer"
 
 

@@ -10,6 +10,7 @@ from megafm.data.config import DataFolder, DataJob
 from megafm.data.prepare import prepare
 from megafm.data.prune import prune
 from megafm.data.tasks import run_task
+from megafm.data.text_models import fit_importance, train_quality
 from megafm.data.tokenization import tokenize
 from megafm.files import only_writer
 from megafm.tokenizer import Tokenizer
@@ -24,6 +25,10 @@ def main(config: DataJob) -> None:
             write(config)
     elif config.action == "prune":
         prune(config)
+    elif config.action == "train_quality":
+        train_quality(config.quality)
+    elif config.action == "fit_importance":
+        fit_importance(config.importance)
     elif config.action == "run_task":
         run_task(config.data.dir, config.task)
     else:

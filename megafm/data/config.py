@@ -197,6 +197,24 @@ class Executor:
 
 
 @dataclass(frozen=True)
+class QualityModel:
+    """Of action=train_quality: folders of good texts and of others, and where the model goes."""
+
+    good: str | None = None
+    other: str | None = None
+    out: str | None = None
+
+
+@dataclass(frozen=True)
+class ImportanceModel:
+    """Of action=fit_importance: texts of the target, of the corpus, and the model's folder."""
+
+    target: str | None = None
+    corpus: str | None = None
+    out: str | None = None
+
+
+@dataclass(frozen=True)
 class DataJob:
     what: str = "read, deduplicate and split documents; write token shards; show them"
     action: Literal[
@@ -209,6 +227,8 @@ class DataJob:
         "diff",
         "report",
         "prune",
+        "train_quality",
+        "fit_importance",
         "run_task",
     ] = "prepare"
     data: DataFolder = field(default_factory=DataFolder)
@@ -219,6 +239,8 @@ class DataJob:
     split: Split = field(default_factory=Split)
     shuffle: Shuffle = field(default_factory=Shuffle)
     executor: Executor = field(default_factory=Executor)
+    quality: QualityModel = field(default_factory=QualityModel)
+    importance: ImportanceModel = field(default_factory=ImportanceModel)
     task: Task = field(default_factory=Task)
 
 

@@ -61,7 +61,8 @@ def load(folder: str, kind: str) -> LinearModel:
         model = _read(folder, hashes_of(model_files(folder)))
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"model={folder}: no model ({error}); train one, see {__name__}"
+            f"model={folder}: no model ({error}); make one: megafm data action=train_quality, "
+            "or action=fit_importance"
         ) from error
     if model.kind != kind:
         raise ValueError(f"model={folder}: is of {model.kind}; set one that is of {kind}")

@@ -3,35 +3,24 @@
 Source: Brown et al. (GPT-3, 2020), appendix A, and Li et al., DataComp-LM (2024), section 4.4,
 whose best filter is a linear classifier of good text against the crawl.
 
-    train(good, other).save("quality")
-    steps.signals.quality_signals_v1.model=quality
+    megafm data action=train_quality quality.good=DIR quality.other=DIR quality.out=MODEL
+    megafm data ... +steps.signals.quality_signals_v1.model=MODEL '+steps.rules.quality_v1={}'
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from megafm.data.document import Document
-from megafm.data.sources import Source, list_shards, read_shard
 from megafm.data.steps.linear import LinearModel, buckets, load, model_files
 from megafm.data.steps.step import Signal, Values, need_between
 
 BUCKETS = 2**18
-
-
-def folder_texts(folder: str | Path) -> Iterator[str]:
-    """The texts of a folder of any files that `source=files` reads."""
-    source = Source(kind="files", path=str(folder))
-    for shard in list_shards(source).shards:
-        for found in read_shard(source, shard):
-            if isinstance(found, Document):
-                yield found.text
 
 
 def train(

@@ -14,10 +14,11 @@ from megafm.data.document import Drop
 from megafm.data.steps import build, importance, quality
 from megafm.data.steps.importance import Importance, ImportanceSignal, log_weight, resample
 from megafm.data.steps.linear import LinearModel, load
-from megafm.data.steps.quality import Quality, QualitySignal, folder_texts, score, train
+from megafm.data.steps.quality import Quality, QualitySignal, score, train
 from megafm.data.steps.step import describe
 from megafm.data.steps.toxicity import Toxicity, ToxicitySignal
 from megafm.data.steps.words import hashes, runs
+from megafm.data.text_models import Folder
 from tests.data.helpers import document
 
 GOOD = ["theorem", "proof", "lemma", "integral", "measure", "bounded", "space", "metric"]
@@ -37,7 +38,8 @@ def test_quality_learns_two_folders(tmp_path):
             (tmp_path / name / f"{i}.txt").write_text("\n".join(text))
         for i, text in enumerate(texts(own, seed=9)):
             (tmp_path / name / f"single{i}.txt").write_text(text)
-    model = train(folder_texts(tmp_path / "good"), folder_texts(tmp_path / "other"))
+    good, other = (Folder(name, str(tmp_path / name)) for name in ("good", "other"))
+    model = train(good.texts(), other.texts())
     assert all(score(model, text) > 0.7 for text in texts(GOOD, seed=1000))
     assert all(score(model, text) < 0.3 for text in texts(BAD, seed=1000))
 

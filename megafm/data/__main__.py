@@ -7,6 +7,7 @@ from pathlib import Path
 from megafm.config import job
 from megafm.data import comparison, inspection
 from megafm.data.config import DataFolder, DataJob
+from megafm.data.mixing import mix
 from megafm.data.prepare import prepare
 from megafm.data.prune import prune
 from megafm.data.tasks import run_task
@@ -29,6 +30,11 @@ def main(config: DataJob) -> None:
         train_quality(config.quality)
     elif config.action == "fit_importance":
         fit_importance(config.importance)
+    elif config.action == "mix":
+        from megafm.report.mixture import write_mixture_report  # as in `show`
+
+        out, plan = mix(config.mixture)
+        print(write_mixture_report(plan, out))
     elif config.action == "run_task":
         run_task(config.data.dir, config.task)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -197,6 +198,77 @@ class Executor:
 
 
 @dataclass(frozen=True)
+class Mixture:
+    """
+    Attributes:
+        by: what groups are.
+        weights: of groups, of any sum, e.g. {web: 45, code: 20, academic: 10, books: 10,
+            structured: 10, dialogue: 5}; without them temperature decides between groups too.
+        temperature: 1 is by size, more is more even.
+        max_epochs: over the whole run.
+    """
+
+    by: Literal["source", "domain", "language"] = "domain"
+    weights: Mapping[str, float] = field(default_factory=dict)
+    temperature: float = 1.0
+    max_epochs: float = 4.0
+
+    def __post_init__(self) -> None:
+        for group, weight in self.weights.items():
+            if not 0 < weight < math.inf:
+                raise ValueError(
+                    f"mixture.weights.{group}={weight}: must be a number above 0; "
+                    "leave out what has no share"
+                )
+        for name in ("temperature", "max_epochs"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"mixture.{name}={getattr(self, name)}: must be positive; set 1")
+
+
+@dataclass(frozen=True)
+class MixtureStage(Mixture):
+    """A part of a run, with a share of its tokens; shares are of any sum."""
+
+    name: str = "all"
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.share < math.inf:
+            raise ValueError(f"mixture.stages: share={self.share} of {self.name}: must be above 0")
+
+
+@dataclass(frozen=True)
+class MixturePart:
+    """A data folder of a mixture, and what it is.
+
+    Attributes:
+        tokens: of token files made elsewhere; of our folders the manifest says it.
+    """
+
+    dir: str
+    source: str = ""
+    domain: str = ""
+    language: str = ""
+    tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class MixturePlan:
+    """Of action=mix.
+
+    Attributes:
+        tokens: of the whole run; null is as many as the parts hold.
+        out: a folder for mixture.json and report.html.
+    """
+
+    parts: tuple[MixturePart, ...] = ()
+    stages: tuple[MixtureStage, ...] = (MixtureStage(),)
+    tokens: int | None = None
+    out: str | None = None
+
+
+@dataclass(frozen=True)
 class QualityModel:
     """Of action=train_quality: folders of good texts and of others, and where the model goes."""
 
@@ -229,6 +301,7 @@ class DataJob:
         "prune",
         "train_quality",
         "fit_importance",
+        "mix",
         "run_task",
     ] = "prepare"
     data: DataFolder = field(default_factory=DataFolder)
@@ -241,6 +314,7 @@ class DataJob:
     executor: Executor = field(default_factory=Executor)
     quality: QualityModel = field(default_factory=QualityModel)
     importance: ImportanceModel = field(default_factory=ImportanceModel)
+    mixture: MixturePlan = field(default_factory=MixturePlan)
     task: Task = field(default_factory=Task)
 
 

@@ -1,22 +1,21 @@
 """How much of each source to train on: weights, temperature, caps on repetition, stages.
 
-What comes out is `data.blend` of a training run. A group (a domain, say) has its stated share of
-the tokens; within it, and between groups where no share is stated, sources share by their size to
-the power of 1 / temperature (Devlin et al. 2018, multilingual BERT; Conneau et al. 2020, XLM-R,
-section 3.1). No source is seen more than `max_epochs` times, over all stages: four are nearly as
-good as new text (Muennighoff et al., Scaling Data-Constrained Language Models, 2023, section 6).
-What a source cannot give then goes to the others of its group, and what a group cannot to the
-other groups, in their proportions.
+What comes out is `data.blend` of a training run, see `mixing`. A group (a domain, say) has its
+stated share of the tokens; within it, and between groups where no share is stated, sources share by
+their size to the power of 1 / temperature (Devlin et al. 2018, multilingual BERT; Conneau et al.
+2020, XLM-R, section 3.1). No source is seen more than `max_epochs` times, over all stages: four are
+nearly as good as new text (Muennighoff et al., Scaling Data-Constrained Language Models, 2023,
+section 6). What a source cannot give then goes to the others of its group, and what a group cannot
+to the other groups, in their proportions.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
-from megafm.data.config import BlendPart
+from megafm.data.config import BlendPart, Mixture
 
 
 @dataclass(frozen=True)
@@ -35,34 +34,6 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Mixture:
-    """
-    Attributes:
-        by: what groups are.
-        weights: of groups, of any sum, e.g. {web: 45, code: 20, academic: 10, books: 10,
-            structured: 10, dialogue: 5}; without them temperature decides between groups too.
-        temperature: 1 is by size, more is more even.
-        max_epochs: over the whole run.
-    """
-
-    by: Literal["source", "domain", "language"] = "domain"
-    weights: Mapping[str, float] = field(default_factory=dict)
-    temperature: float = 1.0
-    max_epochs: float = 4.0
-
-    def __post_init__(self) -> None:
-        for group, weight in self.weights.items():
-            if not 0 < weight < math.inf:
-                raise ValueError(
-                    f"mixture.weights.{group}={weight}: must be a number above 0; "
-                    "leave out what has no share"
-                )
-        for name in ("temperature", "max_epochs"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"mixture.{name}={getattr(self, name)}: must be positive; set 1")
-
-
-@dataclass(frozen=True)
 class Stage:
     """A part of a run: so many tokens of one mixture."""
 
@@ -73,11 +44,16 @@ class Stage:
 
 @dataclass(frozen=True)
 class Share:
-    """How many tokens of a part a stage sees, and how many times that is all of the part."""
+    """How many tokens of a part a stage sees, and how many times that is all of the part.
+
+    Attributes:
+        asked: the weight that the mixture states, were there no cap on repetition.
+    """
 
     part: Part
     tokens: float
     weight: float  # of the stage's tokens
+    asked: float
 
     @property
     def epochs(self) -> float:
@@ -130,8 +106,10 @@ def _shares(parts: Sequence[Part], stage: Stage, seen: Mapping[str, float]) -> l
     for name, total in zip(names, totals, strict=True):
         group = groups[name]
         given = fill([size[p.dir] for p in group], [room[p.dir] for p in group], total)
+        stated = weights[name] / sum(weights.values()) / sum(size[part.dir] for part in group)
         for part, tokens in zip(group, given, strict=True):
-            shares.append(Share(part, tokens, tokens / stage.tokens))
+            asked = stated * size[part.dir]
+            shares.append(Share(part, tokens, tokens / stage.tokens, asked))
     return shares
 
 

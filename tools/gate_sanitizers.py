@@ -24,6 +24,7 @@ TESTS = [
     "tests/ops/test_registry.py",
     "tests/ops/test_edges.py",
     "tests/ops/cpp/test_attention.py",
+    "tests/ops/cpp/test_stream.py",
     "tests/data/test_index.py",
 ]
 # Left to `make test`: sanitizers keep the compiler from vectorising, so sums are formed in another

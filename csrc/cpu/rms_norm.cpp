@@ -116,6 +116,7 @@ std::tuple<Tensor, Tensor> rms_norm_backward(const Tensor& d_y_in,
         .d_x = mutable_data<T>(d_x),
         .d_weight = mutable_data<float>(partial),
         .dim = dim,
+        .past_caches = goes_past_caches((d_total ? 4 : 3) * bytes_of(x), dim, {d_x}),
     };
     const auto loop = MEGAFM_PICK(norm_backward<T, W>);
     const int64_t grain = elements_per_task / std::max<int64_t>(1, per_block * dim) + 1;

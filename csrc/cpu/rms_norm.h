@@ -30,6 +30,7 @@ struct NormBackward {
   T* d_x;
   float* d_weight;
   int64_t dim;
+  bool past_caches;  // how d_x is written: stream.h
 };
 
 #define MEGAFM_RMS_NORM                                                                    \

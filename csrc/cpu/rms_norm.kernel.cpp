@@ -5,6 +5,8 @@
 
 #include "cpu/rms_norm.h"
 
+#include "cpu/stream.h"
+
 namespace megafm::cpu::MEGAFM_ISA {
 
 template <typename T, typename W>
@@ -41,14 +43,13 @@ void norm_forward(const NormForward<T>& at, const W* weight, int64_t begin, int6
 
 // With n = x * rstd and g = d_y * weight:
 //   d_x = rstd * (g - n * mean(g * n)) + d_total,   d_weight = sum over rows of d_y * n
-template <typename T, typename W>
-void norm_backward(const NormBackward<T>& at, const W* weight, int64_t begin, int64_t end) {
+template <bool past_caches, typename T, typename W>
+static void norm_backward_rows(const NormBackward<T>& at, const W* weight, int64_t begin,
+                               int64_t end) {
   const int64_t dim = at.dim;
-  float* d_weight = at.d_weight;
   for (int64_t row = begin; row < end; ++row) {
     const T* d_y = at.d_y + row * dim;
     const T* x = at.x + row * dim;
-    T* d_x = at.d_x + row * dim;
     const float rstd = at.rstd[row];
     float dot = 0;
 #pragma omp simd reduction(+ : dot)
@@ -57,13 +58,30 @@ void norm_backward(const NormBackward<T>& at, const W* weight, int64_t begin, in
     }
     const float along_x = dot * rstd * rstd * rstd / static_cast<float>(dim);
     const T* d_total = at.d_total == nullptr ? nullptr : at.d_total + row * dim;
+    T* const d_x[] = {at.d_x + row * dim};
+    write_rows<past_caches>(d_x, dim, [&](int64_t column, int64_t count, T* const (&to)[1]) {
+      const T *d_out = d_y + column, *in = x + column;
+      const T* further = d_total == nullptr ? nullptr : d_total + column;
+      const W* scale = weight + column;
+      float* d_weight = at.d_weight + column;
 #pragma omp simd
-    for (int64_t i = 0; i < dim; ++i) {
-      const float g = load(d_y[i]);
-      const float own = g * load(weight[i]) * rstd - load(x[i]) * along_x;
-      d_weight[i] += g * load(x[i]) * rstd;
-      store(d_x[i], d_total == nullptr ? own : own + load(d_total[i]));
-    }
+      for (int64_t i = 0; i < count; ++i) {
+        const float g = load(d_out[i]);
+        const float own = g * load(scale[i]) * rstd - load(in[i]) * along_x;
+        d_weight[i] += g * load(in[i]) * rstd;
+        store(to[0][i], further == nullptr ? own : own + load(further[i]));
+      }
+    });
+  }
+}
+
+template <typename T, typename W>
+void norm_backward(const NormBackward<T>& at, const W* weight, int64_t begin, int64_t end) {
+  if (at.past_caches) {
+    norm_backward_rows<true>(at, weight, begin, end);
+    end_stream();
+  } else {
+    norm_backward_rows<false>(at, weight, begin, end);
   }
 }
 

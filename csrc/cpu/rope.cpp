@@ -45,7 +45,7 @@ void check_positions(const std::optional<Tensor>& positions, int64_t batch, int6
 }
 
 template <typename T>
-void turn(const Tensor& x_in, const Tensor& y, const Angles& angles) {
+void turn(const Tensor& x_in, const Tensor& y, const Angles& angles, bool past_caches) {
   const Tensor x = x_in.stride(3) == 1 ? x_in : stable::contiguous(x_in);
   const Heads<T> at{
       .from = data<T>(x),
@@ -54,6 +54,7 @@ void turn(const Tensor& x_in, const Tensor& y, const Angles& angles) {
       .seq_stride = x.stride(1),
       .head_stride = x.stride(2),
       .heads = x.size(2),
+      .past_caches = past_caches,
   };
   const auto loop = MEGAFM_PICK(rope_tokens<T>);
   stable::parallel_for(
@@ -83,10 +84,13 @@ std::tuple<Tensor, Tensor> rope(const Tensor& q, const Tensor& k, const Tensor& 
       .interleaved = interleaved,
   };
   Tensor turned_q = new_output(q), turned_k = new_output(k);
+  const int64_t bytes = 2 * (bytes_of(q) + bytes_of(k));
+  const bool past_caches = q.size(3) <= longest_streamed &&
+                           goes_past_caches(bytes, q.size(3), {turned_q, turned_k});
   for_storage("rope", q, [&](auto* storage) {
     using T = std::remove_pointer_t<decltype(storage)>;
-    turn<T>(q, turned_q, angles);
-    turn<T>(k, turned_k, angles);
+    turn<T>(q, turned_q, angles, past_caches);
+    turn<T>(k, turned_k, angles, past_caches);
   });
   return {turned_q, turned_k};
 }

@@ -7,6 +7,8 @@
 
 namespace megafm::cpu {
 
+constexpr int64_t longest_streamed = 256;  // elements of a head that goes past the caches
+
 // Heads (batch, seq, heads, head_dim) to turn: read through strides, written contiguously.
 template <typename T>
 struct Heads {
@@ -16,6 +18,7 @@ struct Heads {
   int64_t seq_stride;
   int64_t head_stride;
   int64_t heads;
+  bool past_caches;  // how heads are written: stream.h
 };
 
 // By which angles: pairs (i, i + half), or (2i, 2i + 1) if interleaved.

@@ -3,6 +3,8 @@
 
 #include "cpu/rope.h"
 
+#include "cpu/stream.h"
+
 namespace megafm::cpu::MEGAFM_ISA {
 
 template <typename T>
@@ -30,6 +32,7 @@ static inline void turn_neighbours(const T* x, T* y, const float* cos, const flo
 template <typename T>
 void rope_tokens(const Heads<T>& at, const Angles& angles, int64_t begin, int64_t end) {
   const int64_t half = angles.half;
+  alignas(line_bytes) T turned[longest_streamed];
   for (int64_t token = begin; token < end; ++token) {
     const int64_t batch = token / angles.seq, step = token % angles.seq;
     const int64_t* positions = angles.positions;
@@ -38,17 +41,25 @@ void rope_tokens(const Heads<T>& at, const Angles& angles, int64_t begin, int64_
     const float* cos = angles.cos + position * half;
     const float* sin = angles.sin + position * half;
     const T* x = at.from + batch * at.batch_stride + step * at.seq_stride;
-    T* y = at.to + token * at.heads * 2 * half;
+    T* to = at.to + token * at.heads * 2 * half;
     for (int64_t head = 0; head < at.heads; ++head) {
+      T* y = at.past_caches ? turned : to;
+      if (at.past_caches) {
+        prefetch_page_ahead(x, 2 * half);
+      }
       if (angles.interleaved) {
         turn_neighbours(x, y, cos, sin, angles.sign, half);
       } else {
         turn_halves(x, y, cos, sin, angles.sign, half);
       }
+      if (at.past_caches) {
+        stream(turned, to, 2 * half);
+      }
       x += at.head_stride;
-      y += 2 * half;
+      to += 2 * half;
     }
   }
+  end_stream();
 }
 
 template void rope_tokens(const Heads<float>&, const Angles&, int64_t, int64_t);

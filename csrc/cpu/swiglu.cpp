@@ -23,7 +23,9 @@ Tensor swiglu(const Tensor& gate_in, const Tensor& up_in) {
   Tensor out = new_output(gate_in);
   for_storage("swiglu", gate_in, [&](auto* storage) {
     using T = std::remove_pointer_t<decltype(storage)>;
-    const GateAndUp<T> at{data<T>(gate.tensor), data<T>(up.tensor), gate.stride, up.stride, dim};
+    const bool past_caches = goes_past_caches(3 * bytes_of(out), dim, {out});
+    const GateAndUp<T> at{data<T>(gate.tensor), data<T>(up.tensor), gate.stride,
+                          up.stride,            dim,                past_caches};
     const auto loop = MEGAFM_PICK(swiglu_forward<T>);
     T* y = mutable_data<T>(out);
     stable::parallel_for(0, rows_of(gate_in), rows_per_task(dim),
@@ -41,7 +43,9 @@ std::tuple<Tensor, Tensor> swiglu_backward(const Tensor& d_out_in, const Tensor&
   Tensor d_gate = new_output(gate_in), d_up = new_output(gate_in);
   for_storage("swiglu", gate_in, [&](auto* storage) {
     using T = std::remove_pointer_t<decltype(storage)>;
-    const GateAndUp<T> at{data<T>(gate.tensor), data<T>(up.tensor), gate.stride, up.stride, dim};
+    const bool past_caches = goes_past_caches(5 * bytes_of(d_up), dim, {d_gate, d_up});
+    const GateAndUp<T> at{data<T>(gate.tensor), data<T>(up.tensor), gate.stride,
+                          up.stride,            dim,                past_caches};
     const auto loop = MEGAFM_PICK(swiglu_backward<T>);
     const T* d_y = data<T>(d_out.tensor);
     T *d_g = mutable_data<T>(d_gate), *d_u = mutable_data<T>(d_up);

@@ -15,6 +15,7 @@ struct GateAndUp {
   int64_t gate_stride;
   int64_t up_stride;
   int64_t dim;
+  bool past_caches;  // how results are written: stream.h
 };
 
 #define MEGAFM_SWIGLU                                                                         \

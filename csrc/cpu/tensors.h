@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
 
 #include "cpu/storage.h"
+#include "cpu/stream.h"
 #include "rows.h"
 
 namespace megafm::cpu {
@@ -45,6 +47,21 @@ inline Tensor new_output(const Tensor& x) {
   }
 #endif
   return y;
+}
+
+inline int64_t bytes_of(const Tensor& x) {
+  return x.numel() * x.element_size();
+}
+
+// Whether an op that reads and writes `bytes` sends its results past the caches (stream.h), in runs
+// of `run` elements. Where less is touched, the next op finds the results in a cache, and both
+// together are faster without.
+inline bool goes_past_caches(int64_t bytes, int64_t run, std::initializer_list<Tensor> results) {
+  constexpr int64_t in_cache = 24 << 20;
+  return bytes >= in_cache && std::ranges::all_of(results, [&](const Tensor& y) {
+           return run * y.element_size() % line_bytes == 0 &&
+                  reinterpret_cast<uintptr_t>(y.const_data_ptr()) % line_bytes == 0;
+         });
 }
 
 }  // namespace megafm::cpu

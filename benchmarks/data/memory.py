@@ -22,11 +22,12 @@ import torch
 
 from benchmarks.machine import ROOT, provenance
 from megafm.data import inputs
-from megafm.data.config import DataJob, Executor, Source
+from megafm.data.config import DataJob, Executor, Source, Steps
 from megafm.data.executors import run
 from megafm.data.prepare import finish
 from megafm.data.stages import pipeline
 from megafm.data.stages.stage import stages_folder
+from megafm.data.steps.registry import CORPUS
 from megafm.data.tokenization import tokenize
 from megafm.paths import DataDir
 from megafm.tokenizer import train
@@ -57,6 +58,7 @@ def measure(corpus: str, data_dir: str, queue: Any) -> None:
     job = DataJob(
         data=DataDir(data_dir),
         source=Source(kind="jsonl", path=corpus, max_document_bytes=1_000_000),
+        steps=Steps(corpus={name: {} for name in CORPUS}),
         executor=Executor(workers=1),
     )
     rows = {}

@@ -31,6 +31,7 @@ from megafm.data.document import Document
 from megafm.data.steps import registry
 from megafm.data.steps.copies import RepeatedRuns, SimHash
 from megafm.data.steps.pii import PII
+from megafm.data.steps.pipeline import compare
 
 Run = Callable[[], object]
 NEEDS_SETTINGS = {"decontaminate_v1", "presidio_v1", "quality_v1", "importance_v1"}
@@ -58,7 +59,7 @@ def ours(documents: list[Document]) -> dict[str, Run]:
     two = PII(kinds=("EMAIL", "IP"))  # what datatrove's finds
     runs["pii_v1 EMAIL IP"] = lambda: [two(document) for document in documents]
     for of in (RepeatedRuns(), SimHash()):
-        runs[of.version] = lambda of=of: of.clean(documents)
+        runs[of.version] = lambda of=of: compare(of, documents)
     return runs
 
 

@@ -17,7 +17,6 @@
 #include "index/minhash.h"
 #include "index/packing.h"
 #include "index/parallel.h"
-#include "index/repeats.h"
 #include "index/repetition.h"
 #include "index/rows.h"
 #include "index/shingles.h"
@@ -345,19 +344,6 @@ Array<int64_t> fingerprint_pairs(const Array<uint64_t>& fingerprints, int64_t mo
   return to_array<int64_t>(found, {static_cast<py::ssize_t>(found.size()), 2});
 }
 
-Array<bool> repeated_tokens(const Array<int64_t>& tokens, const Array<int64_t>& offsets,
-                            int64_t width) {
-  check_sets(tokens, offsets);
-  if (width < 1 || width > 512) {
-    throw std::invalid_argument("width=" + std::to_string(width) + ": must be from 1 to 512");
-  }
-  Array<bool> repeated(tokens.size());
-  bool* out = repeated.mutable_data();
-  const py::gil_scoped_release released;
-  repeats(tokens.data(), offsets.data(), offsets.size() - 1, width, out);
-  return repeated;
-}
-
 }  // namespace
 
 PYBIND11_MODULE(_index, module) {
@@ -380,7 +366,6 @@ PYBIND11_MODULE(_index, module) {
              arg("threads"));
   module.def("near_fingerprints", fingerprint_pairs, arg("fingerprints"), arg("most"),
              arg("max_bucket"));
-  module.def("repeats", repeated_tokens, arg("tokens"), arg("offsets"), arg("width"));
   module.def("gather_rows", rows_of, arg("data"), arg("starts"), arg("lengths"), arg("ends"),
              arg("seq_len"));
   module.def("repetition", repetition_counts, arg("texts"), arg("threads"));

@@ -74,8 +74,7 @@ class Steps:
         transform: steps, which change a document or drop it.
         signals: measured although no rule needs them, or with other settings.
         rules: thresholds on what was measured.
-        corpus: steps between transform and signals that compare all documents, for which these
-            are in memory together.
+        corpus: steps between transform and signals that compare documents with each other.
     """
 
     transform: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -26,7 +26,6 @@ __all__ = [
     "overlaps",
     "pack",
     "remove_similar",
-    "repeats",
     "repetition",
     "shingles",
     "signatures",
@@ -167,28 +166,6 @@ def near_fingerprints(fingerprints: np.ndarray, most: int, max_bucket: int) -> n
             found.update(_pairs(rows, max_bucket))
     near = [(i, j) for i, j in sorted(found) if (values[i] ^ values[j]).bit_count() <= most]
     return np.array(near, np.int64).reshape(-1, 2)
-
-
-def repeats(tokens: np.ndarray, offsets: np.ndarray, width: int) -> np.ndarray:
-    """Which tokens are in a run of `width` tokens of their document that also stands earlier, in
-    the same or an earlier document: bool (tokens,).
-
-    Removing them leaves the first copy of everything. Source: Lee et al., Deduplicating Training
-    Data Makes Language Models Better (2022), with windows of 50 in place of a suffix array.
-
-    Args:
-        tokens, offsets: int64, document i is tokens[offsets[i]:offsets[i + 1]].
-        width: at most 512.
-    """
-    repeated = np.zeros(len(tokens), bool)
-    seen: set[tuple[int, ...]] = set()
-    for first, end in pairwise(offsets.tolist()):
-        for begin in range(first, end - width + 1):
-            window = tuple(tokens[begin : begin + width].tolist())
-            if window in seen:
-                repeated[begin : begin + width] = True
-            seen.add(window)
-    return repeated
 
 
 def overlaps(

@@ -15,6 +15,7 @@ from megafm.data.stages import clusters
 from megafm.data.stages.cleaning import (
     DROPPED,
     DROPPED_BYTES,
+    DROPPED_FILE,
     HISTOGRAMS,
     LEFT,
     LEFT_BYTES,
@@ -26,7 +27,6 @@ from megafm.files import write_text
 
 FILE_NAME = "statistics.json"
 EXAMPLES = 3  # of each reason
-WITH_EXAMPLES = ("read", "compared", "decide", "exact")
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def collect(listed: Inputs, stages: Sequence[Stage], splits: dict[str, Summary])
         lengths={name: summary.lengths for name, summary in splits.items()},
         languages=_languages(splits.values()),
         signals=_signals(done["score"]),
-        examples=tuple(_examples([o for name in WITH_EXAMPLES for o in done.get(name, ())])),
+        examples=tuple(_examples([output for outputs in done.values() for output in outputs])),
         clusters=tuple(from_dict(Cluster, cluster) for cluster in found),
     )
 
@@ -192,7 +192,9 @@ def _examples(outputs: list[Output]) -> list[Example]:
     seen: Counter[str] = Counter()
     examples = []
     for output in outputs:
-        with (output.folder / "dropped.jsonl").open(encoding="utf-8") as lines:
+        if DROPPED_FILE not in output.files:
+            continue
+        with (output.folder / DROPPED_FILE).open(encoding="utf-8") as lines:
             for line in lines:
                 example = from_dict(Example, json.loads(line))
                 seen[example.reason] += 1

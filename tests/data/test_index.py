@@ -147,30 +147,6 @@ def test_near_fingerprints(flips, most, max_bucket):
 
 @needs_index
 @quick
-@given(st.lists(st.lists(st.integers(0, 2), max_size=12), max_size=5), st.integers(1, 4))
-def test_repeats(documents, width):
-    tokens, offsets = sets_of(documents, np.int64)
-    found = native().repeats(tokens, offsets, width)
-    assert found.dtype == bool
-    assert np.array_equal(found, index_reference.repeats(tokens, offsets, width))
-
-
-@needs_index
-def test_runs_over_512_tokens_are_refused():
-    tokens, offsets = sets_of([[1, 2]], np.int64)
-    with pytest.raises(ValueError, match="width=513: must be from 1 to 512"):
-        native().repeats(tokens, offsets, 513)
-
-
-def test_the_first_copy_of_a_run_of_fifty_tokens_stays():
-    run, rest = list(range(50)), list(range(100, 140))
-    tokens, offsets = sets_of([[*run, *rest], [7, *run, 8], run[:49]], np.int64)
-    repeated = index.native().repeats(tokens, offsets, 50)
-    assert np.flatnonzero(repeated).tolist() == list(range(91, 141))
-
-
-@needs_index
-@quick
 @given(st.lists(st.sets(st.integers(0, 20), max_size=12), min_size=8, max_size=8), PAIRS)
 def test_overlaps(sets, pairs):
     hashes, offsets = sets_of([sorted(one) for one in sets], np.uint64)

@@ -2,10 +2,9 @@
 
 read, score, decide, exact, sign, match, sets, verify, resolve, scatter, gather.
 
-`compare` and `compared`, between `read` and `score`, are there where corpus steps are. `read` to
-`decide`, `sign`, `sets` and `scatter` have a unit per input shard; `exact`, `match`, `verify` and
-`gather` one per range of hashes, whose number depends on the size of the input alone; `compare` and
-`resolve` are one unit.
+`keys_N`, `repeated_N` and `compared_N`, between `read` and `score`, are there for each corpus step.
+`exact`, `match`, `verify`, `gather` and `repeated_N` have a unit per range of hashes, whose number
+depends on the size of the input alone; `resolve` is one unit; the others have one per input shard.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from __future__ import annotations
 from megafm.data import inputs, steps
 from megafm.data.config import DataJob
 from megafm.data.stages.cleaning import Decide, Read, Score
-from megafm.data.stages.compare import Compare, Compared
+from megafm.data.stages.compare import Compared, Keys, Repeated
 from megafm.data.stages.exact import Exact
 from megafm.data.stages.near import Match, Sets, Sign, Verify
 from megafm.data.stages.resolve import Resolve
@@ -30,10 +29,11 @@ def pipeline(job: DataJob) -> tuple[Stage, ...]:
     cleaned = Read(root, steps.pipeline(job.source, job.steps))
     read = cleaned
     comparing: list[Stage] = []
-    if cleaned.pipeline.corpus:
-        compare = Compare(root, cleaned)
-        read = Compared(root, cleaned.pipeline, compare)
-        comparing = [compare, read]
+    for number in range(1, len(cleaned.pipeline.corpus) + 1):
+        keys = Keys(root, read, number, num_ranges)
+        repeated = Repeated(root, keys)
+        read = Compared(root, cleaned.pipeline, repeated)
+        comparing += [keys, repeated, read]
     score = Score(root, read)
     decide = Decide(root, read, score, num_ranges)
     exact = Exact(root, decide)

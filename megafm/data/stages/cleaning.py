@@ -23,6 +23,7 @@ from megafm.data.steps import Pipeline, describe
 DROPPED, DROPPED_BYTES = "dropped.", "dropped_bytes."  # before a reason, in counters
 LEFT, LEFT_BYTES = "left.", "left_bytes."  # before a step
 FROM_SOURCE = "source"  # the step that gives documents
+DROPPED_FILE = "dropped.jsonl"
 HISTOGRAMS = "histograms.json"
 EXAMPLES = 3  # of what a shard loses for a reason
 EXAMPLE_CHARS = 400
@@ -254,7 +255,7 @@ class Dropped:
 
     def write(self, out: Path) -> None:
         lines = b"".join(map(to_line, self._examples))
-        (out / "dropped.jsonl").write_bytes(lines)
+        (out / DROPPED_FILE).write_bytes(lines)
 
 
 def heads(one: str, other: str) -> tuple[str, str]:

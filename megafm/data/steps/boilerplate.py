@@ -7,14 +7,15 @@ of `RepeatedLines`: Wenzek et al., CCNet (2020), section 3.1, by site in place o
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 from urllib.parse import urlsplit
 
+import numpy as np
+
 from megafm.data.document import Document, Drop
 from megafm.data.steps.step import changed, domain, need_between
+from megafm.data.steps.words import hashes
 
 COUNTER = re.compile(
     r"\d{1,9}(?:[.,]\d{1,3})? ?[km]? (?:likes?|comments?|shares?|views?|replies|followers|retweets"
@@ -83,8 +84,7 @@ def _is_boilerplate(line: str) -> bool:
 class RepeatedLines:
     """Headers, footers and menus: lines that stand in many documents of one site.
 
-    It sees all documents at once, so that it is no Step. A site is the host of a URL, the first
-    folder of a path.
+    A site is the host of a URL, the first folder of a path.
 
     Attributes:
         min_documents: of a site, which have the line.
@@ -96,41 +96,39 @@ class RepeatedLines:
     zero_digits: bool = True
     version: ClassVar[str] = "repeated_lines_v1"
     reasons: ClassVar[tuple[str, ...]] = ()
+    by_equal_keys: ClassVar[bool] = True
     _digits: ClassVar[re.Pattern[str]] = re.compile(r"\d")
 
     def __post_init__(self) -> None:
         need_between(self.version, 2, 2**40, min_documents=self.min_documents)
 
-    def clean(self, documents: Sequence[Document]) -> list[Document | Drop]:
-        """The documents less those lines; memory: a key for each line."""
-        keys = [[self._key(document, line) for line in _lines(document)] for document in documents]
-        counts: dict[tuple[str, str], int] = defaultdict(int)
-        for document, own in zip(documents, keys, strict=True):
-            for key in set(own):
-                counts[site(document), key] += 1
-        return [
-            self._without(document, own, counts)
-            for document, own in zip(documents, keys, strict=True)
-        ]
+    def pieces(self, document: Document) -> tuple[np.ndarray, np.ndarray]:
+        """Its lines that have words, with its site."""
+        of = site(document)
+        found = [self._key(document, line) for line in _lines(document)]
+        places = [place for place, key in enumerate(found) if key]
+        return hashes([f"{of}\n{found[place]}" for place in places]), np.array(places, np.int64)
+
+    def repeated(self, keys: np.ndarray, documents: np.ndarray) -> np.ndarray:
+        """Those of keys that enough documents have."""
+        if len(keys) == 0:
+            return np.zeros(0, bool)
+        new_key = np.append(True, keys[1:] != keys[:-1])
+        new_document = new_key | np.append(True, documents[1:] != documents[:-1])
+        starts = np.flatnonzero(new_key)
+        enough = np.add.reduceat(new_document.astype(np.int64), starts) >= self.min_documents
+        return np.repeat(enough, np.diff(np.append(starts, len(keys))))
+
+    def without(self, document: Document, places: np.ndarray) -> Document:
+        lines = np.array(_lines(document), object)
+        kept = np.delete(lines, places)
+        return changed(document, "\n".join(kept), self.version, {"lines": len(places)})
 
     def _key(self, document: Document, line: str) -> str:
         text = " ".join(line.casefold().split())
         if self.zero_digits and domain(document) not in ("code", "table"):
             text = self._digits.sub("0", text)
         return text
-
-    def _without(
-        self, document: Document, keys: list[str], counts: dict[tuple[str, str], int]
-    ) -> Document:
-        of = site(document)
-        lines = _lines(document)
-        kept = [
-            line
-            for line, key in zip(lines, keys, strict=True)
-            if not key or counts[of, key] < self.min_documents
-        ]
-        removed = {"lines": len(lines) - len(kept)}
-        return changed(document, "\n".join(kept), self.version, removed)
 
 
 def site(document: Document) -> str:

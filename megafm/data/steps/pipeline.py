@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
+import numpy as np
+
 from megafm.config import from_dict
 from megafm.data.config import Steps
 from megafm.data.document import Document, Drop
@@ -43,18 +45,6 @@ class Pipeline:
             document = result
             seen(step.version, document)
         return document
-
-    def compare(self, documents: Sequence[Document], seen: Seen = _unseen) -> list[Document | Drop]:
-        """Take all documents together through the corpus steps: what becomes of each."""
-        left: list[Document | Drop] = list(documents)
-        for step in self.corpus:
-            rows = [row for row, one in enumerate(left) if isinstance(one, Document)]
-            kept = [one for one in left if isinstance(one, Document)]
-            for row, result in zip(rows, step.clean(kept), strict=True):
-                left[row] = result
-                if isinstance(result, Document):
-                    seen(step.version, result)
-        return left
 
     def measure(self, document: Document) -> dict[str, float]:
         """The values of all signals, by VERSION.NAME."""
@@ -91,6 +81,34 @@ class Pipeline:
         parts: list[Step | CorpusStep | Signal | Rule] = [*self.transform, *self.corpus]
         parts += [*self.signals, *self.rules]
         return tuple(map(describe, parts))
+
+
+def repeated_pieces(
+    step: CorpusStep, keys: np.ndarray, documents: np.ndarray, places: np.ndarray
+) -> np.ndarray:
+    """Which pieces, given in any order, a corpus step takes out: their numbers, int64.
+
+    Args:
+        keys, places: of `CorpusStep.pieces`.
+        documents: the place of each piece's document in the order of ids, int64 (pieces,).
+    """
+    order = np.lexsort((places, documents, keys))
+    return order[step.repeated(keys[order], documents[order])]
+
+
+def compare(step: CorpusStep, documents: Sequence[Document]) -> list[Document | Drop]:
+    """What becomes of documents that are in memory together: `stages.compare` without stages."""
+    ranks = np.empty(len(documents), np.int64)
+    ranks[sorted(range(len(documents)), key=lambda row: documents[row].id)] = np.arange(len(ranks))
+    pieces = [step.pieces(document) for document in documents]
+    rows = np.repeat(np.arange(len(documents)), [len(keys) for keys, _ in pieces])
+    keys = np.concatenate([np.zeros(0, np.uint64), *(keys for keys, _ in pieces)])
+    places = np.concatenate([np.zeros(0, np.int64), *(places for _, places in pieces)])
+    cut = repeated_pieces(step, keys, ranks[rows], places)
+    left: list[Document | Drop] = list(documents)
+    for row in np.unique(rows[cut]).tolist():
+        left[row] = step.without(documents[row], np.sort(places[cut[rows[cut] == row]]))
+    return left
 
 
 def build(config: Steps) -> Pipeline:

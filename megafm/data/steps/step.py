@@ -6,7 +6,7 @@ names it in configs, counters and manifests, and changes whenever the outcome ma
 - a Step takes a document and returns it, changed or not, or a Drop;
 - a Signal measures a document and decides nothing: its values are written first;
 - a Rule decides on written values, so that another threshold needs no second measurement;
-- a CorpusStep compares documents, and sees all of them at once.
+- a CorpusStep compares documents by hashes of what they hold.
 
 What leaves a document out has a code among `reasons`. What a step does to a document that stays is
 counted in `document.notes["counts"]`, so that counts add up over any number of processes.
@@ -15,9 +15,11 @@ counted in `document.notes["counts"]`, so that counts add up over any number of 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import ClassVar, Protocol
+
+import numpy as np
 
 from megafm.data.document import Document, Drop
 from megafm.data.steps.contents import hashes_of
@@ -33,11 +35,33 @@ class Step(Protocol):
 
 
 class CorpusStep(Protocol):
+    """Compares hashes of pieces of documents, which stages bring together; see `stages.compare`.
+
+    Attributes:
+        by_equal_keys: a piece matters only where another has its hash, so that ranges of hashes can
+            be looked at one by one.
+    """
+
     version: ClassVar[str]
     reasons: ClassVar[tuple[str, ...]]
+    by_equal_keys: ClassVar[bool]
 
-    def clean(self, documents: Sequence[Document]) -> list[Document | Drop]:
-        """What becomes of each document, whatever their order is."""
+    def pieces(self, document: Document) -> tuple[np.ndarray, np.ndarray]:
+        """A hash of each piece, uint64 (pieces,), and the number of the piece, below 2**32."""
+        ...
+
+    def repeated(self, keys: np.ndarray, documents: np.ndarray) -> np.ndarray:
+        """Which pieces to take out, bool (pieces,).
+
+        Args:
+            keys: hashes, ascending; of those alone that occur more than once `by_equal_keys`.
+            documents: the place of each piece's document in the order of ids, int64 (pieces,);
+                ascending where keys are equal, as are the pieces of a document.
+        """
+        ...
+
+    def without(self, document: Document, places: np.ndarray) -> Document | Drop:
+        """What is left of a document less the pieces of these numbers, ascending."""
         ...
 
 

@@ -16,6 +16,8 @@ import numpy as np
 from megafm.data.permutation import mix
 
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+BASE = np.uint64(0x9E3779B97F4A7C15)
+INVERSE = np.uint64(pow(int(BASE), -1, 2**64))
 WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
 
 
@@ -45,3 +47,16 @@ def runs(of: np.ndarray, length: int) -> np.ndarray:
     for place in range(length):
         value = mix(value ^ of[place : place + count])
     return value
+
+
+def windows(of: np.ndarray, length: int) -> np.ndarray:
+    """Other hashes of all runs of so many words, at most 512, at a cost without regard to length.
+
+    A polynomial modulo 2**64 of the mixed hashes: from 1,024 on, any two values in the order of
+    Thue and Morse make windows that share one (Pachocki, Radoszewski, 2013).
+    """
+    count = max(len(of) - length + 1, 0)
+    powers = np.full(len(of), BASE).cumprod(dtype=np.uint64)
+    sums = np.append(np.uint64(0), (mix(of) * powers).cumsum(dtype=np.uint64))
+    inverse = np.full(count, INVERSE).cumprod(dtype=np.uint64)
+    return mix((sums[length:] - sums[:count]) * inverse)

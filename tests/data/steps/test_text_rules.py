@@ -12,6 +12,7 @@ from megafm.data.steps.boilerplate import Boilerplate, RepeatedLines
 from megafm.data.steps.c4 import C4Lines, C4Page, C4Signal
 from megafm.data.steps.fineweb import FineWeb, LineSignal
 from megafm.data.steps.gopher import GopherQuality, GopherRepetition, GopherSignal
+from megafm.data.steps.pipeline import compare
 from megafm.data.steps.step import Rule
 from tests.data.helpers import document
 
@@ -219,7 +220,7 @@ def pages(text: str, count: int, name: str = "https://a.org/{}") -> list[Documen
 
 
 def test_lines_of_a_whole_site_go_and_page_numbers_are_no_difference():
-    cleaned = RepeatedLines(5).clean([
+    cleaned = compare(RepeatedLines(5), [
         *pages("Welcome to a.org\n\nText number x{0} of\nPage {0} of 7", 5),
         *pages("Welcome to a.org\nother", 4, "https://b.org/{}"),
     ])  # fmt: skip
@@ -231,9 +232,9 @@ def test_lines_of_a_whole_site_go_and_page_numbers_are_no_difference():
 def test_rows_of_tables_do_not_look_alike():
     table = {"domain": "table"}
     rows = [replace(one, metadata=table) for one in pages("x,1{0}\ny,2{0}", 9, "t/{}.csv")]
-    assert RepeatedLines(3).clean(rows) == rows
+    assert compare(RepeatedLines(3), rows) == rows
     prose = pages("x,1{}\nand more", 9, "t/{}.txt")
-    assert all("x,1" not in one.text for one in RepeatedLines(3).clean(prose))
+    assert all("x,1" not in one.text for one in compare(RepeatedLines(3), prose))
 
 
 CODE = "int main() {\n  return 0;\n}\n" * 3

@@ -15,7 +15,7 @@ import numpy as np
 
 from megafm.data.document import Document, Drop
 from megafm.data.steps.step import changed, domain, need_between
-from megafm.data.steps.words import hashes
+from megafm.data.steps.words import hash_text
 
 COUNTER = re.compile(
     r"\d{1,9}(?:[.,]\d{1,3})? ?[km]? (?:likes?|comments?|shares?|views?|replies|followers|retweets"
@@ -107,7 +107,8 @@ class RepeatedLines:
         of = site(document)
         found = [self._key(document, line) for line in _lines(document)]
         places = [place for place, key in enumerate(found) if key]
-        return hashes([f"{of}\n{found[place]}" for place in places]), np.array(places, np.int64)
+        keys = np.array([hash_text(f"{of}\n{found[place]}") for place in places], np.uint64)
+        return keys, np.array(places, np.int64)
 
     def repeated(self, keys: np.ndarray, documents: np.ndarray) -> np.ndarray:
         """Those of keys that enough documents have."""

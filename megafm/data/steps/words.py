@@ -30,14 +30,17 @@ def spans(text: str) -> list[tuple[int, int]]:
     return [match.span() for match in WORD.finditer(text)]
 
 
-@functools.lru_cache(maxsize=2**18)
-def _hash(word: str) -> int:
-    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
+def hash_text(text: str) -> int:
+    """Of 64 bits, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+_hash_word = functools.lru_cache(maxsize=2**18)(hash_text)  # of long texts it would be the corpus
 
 
 def hashes(of: Sequence[str]) -> np.ndarray:
     """uint64 (words,), the same on every machine."""
-    return np.fromiter(map(_hash, of), np.uint64, len(of))
+    return np.fromiter(map(_hash_word, of), np.uint64, len(of))
 
 
 def runs(of: np.ndarray, length: int) -> np.ndarray:

@@ -14,8 +14,7 @@
 
 #pragma once
 
-#include "cuda/attention_scores.cuh"
-#include "cuda/warp_tile.cuh"
+#include "cuda/attention_documents.cuh"
 
 namespace megafm::cuda {
 
@@ -59,6 +58,14 @@ struct Place {
   int key;
 };
 
+// Whether every query of a tile sees every key.
+template <int width>
+__device__ __forceinline__ bool sees_whole(const AttentionShape& shape, const Place& place) {
+  using Tiles = BackwardTiles<width>;
+  const Interval every = keys_of_tile(shape, place.query, Tiles::queries).every;
+  return every.first <= place.key && place.key + Tiles::keys <= every.last;
+}
+
 // p and d_s of a tile of queries and keys, whose q, d_out, k and v are in shared memory.
 template <typename T, int width>
 __device__ __forceinline__ void fill_scores(const AttentionBackward& at, const ScoreRule& rule,
@@ -74,8 +81,7 @@ __device__ __forceinline__ void fill_scores(const AttentionBackward& at, const S
                                                           part.col);
   add_product<width, Lies::straight, Lies::transposed, T>(d_weights, memory.d_out, part.row,
                                                           memory.v, part.col);
-  const Seen seen = keys_of_tile(shape, place.query, Tiles::queries);
-  const bool whole = seen.every.first <= place.key && place.key + Tiles::keys <= seen.every.last;
+  const bool whole = sees_whole<width>(shape, place);
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int i = 0; i < part.m; ++i) {
@@ -110,11 +116,10 @@ __device__ __forceinline__ void fill_scores(const AttentionBackward& at, const S
   }
 }
 
-// Adds the product d_s k of a tile to d_q, without the scale.
-template <typename T, int width>
-__device__ __forceinline__ void add_d_q(const AttentionBackward& at,
-                                        const BackwardMemory<T, width>& memory,
-                                        const Place& place) {
+// Adds product(sum, first column), the part of d_s k in those columns, to d_q, without the scale.
+template <typename T, int width, typename Product>
+__device__ __forceinline__ void add_to_d_q(const AttentionBackward& at, const Place& place,
+                                           const Product& product) {
   using Tiles = BackwardTiles<width>;
   const Part<width, Tiles::queries, width> part;
   constexpr int n = part.n > 8 ? part.n / 2 : part.n;  // at a time: d_k and d_v hold registers too
@@ -124,8 +129,7 @@ __device__ __forceinline__ void add_d_q(const AttentionBackward& at,
   for (int first_col = part.col; first_col < part.col + 8 * part.n; first_col += 8 * n) {
     Sum<part.m, n> d_q;
     d_q.clear();
-    add_product<Tiles::keys, Lies::straight, Lies::straight, T>(d_q, memory.d_scores, part.row,
-                                                                memory.k, first_col);
+    product(d_q, first_col);
 #pragma unroll
     for (int i = 0; i < part.m; ++i) {
 #pragma unroll
@@ -145,6 +149,36 @@ __device__ __forceinline__ void add_d_q(const AttentionBackward& at,
       }
     }
   }
+}
+
+// Adds the product d_s k of a tile to d_q. The answer is whether keys were lost: where documents
+// meet, zeros take the place of what is not finite.
+template <typename T, int width>
+__device__ __forceinline__ bool add_d_q(const AttentionBackward& at,
+                                        const BackwardMemory<T, width>& memory, const Place& place,
+                                        bool documents_meet) {
+  using Tiles = BackwardTiles<width>;
+  const Part<width, Tiles::queries, width> part;
+  const auto key_at = [&](int row, int col) { return memory.k.at(row, col); };
+  const int thread = threadIdx.x;
+  const bool lost =
+      documents_meet &&
+      __syncthreads_or(!finite_runs<Tiles::num_threads, Tiles::keys, width>(key_at, thread));
+  if (lost) {
+    add_to_d_q<T, width>(at, place, [&](auto& d_q, int col) {
+      add_what_is_not_finite<Tiles::keys>(d_q, key_at, part.row, col, [&](int row) {
+        return keys_in_tile(at.shape, place.query + row, place.key);
+      });
+    });
+    __syncthreads();
+    zero_what_is_not_finite<Tiles::num_threads, Tiles::keys, width>(key_at, thread);
+    __syncthreads();
+  }
+  add_to_d_q<T, width>(at, place, [&](auto& d_q, int col) {
+    add_product<Tiles::keys, Lies::straight, Lies::straight, T>(d_q, memory.d_scores, part.row,
+                                                                memory.k, col);
+  });
+  return lost;
 }
 
 template <typename T, int width>
@@ -202,12 +236,22 @@ __global__ void __launch_bounds__(BackwardTiles<width>::num_threads, 1)
       __syncthreads();
       fill_scores(at, rule, memory, place);
       __syncthreads();
+      const bool documents_meet =
+          shape.keys_of_queries != nullptr && !sees_whole<width>(shape, place);
+      if (documents_meet) {
+        const auto seen = [&](int row) {
+          return queries_in_tile(shape, place.key + row, place.query);
+        };
+        set_apart<Tiles::num_threads>(d_v, memory.d_out, part.row, part.col, seen);
+        set_apart<Tiles::num_threads>(d_k, memory.q, part.row, part.col, seen);
+      }
       add_product<Tiles::queries, Lies::transposed, Lies::straight, T>(
           d_v, memory.weights, part.row, memory.d_out, part.col);
       add_product<Tiles::queries, Lies::transposed, Lies::straight, T>(
           d_k, memory.d_scores, part.row, memory.q, part.col);
-      if (at.d_q_sum != nullptr) add_d_q(at, memory, place);
+      const bool lost = at.d_q_sum != nullptr && add_d_q(at, memory, place, documents_meet);
       __syncthreads();  // before the next queries overwrite these
+      if (lost) copy_keys(at, memory, place);
     }
   }
   cp_async_wait<0>();
@@ -249,6 +293,11 @@ __global__ void __launch_bounds__(BackwardTiles<width>::num_threads, 1)
     __syncthreads();
     fill_scores(at, rule, memory, place);
     __syncthreads();
+    if (shape.keys_of_queries != nullptr && !sees_whole<width>(shape, place)) {
+      set_apart<Tiles::num_threads>(d_q, memory.k, part.row, part.col, [&](int row) {
+        return keys_in_tile(shape, place.query + row, place.key);
+      });
+    }
     add_product<Tiles::keys, Lies::straight, Lies::straight, T>(d_q, memory.d_scores, part.row,
                                                                 memory.k, part.col);
     __syncthreads();  // before the next keys overwrite these

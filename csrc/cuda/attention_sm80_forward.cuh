@@ -10,6 +10,7 @@
 
 #pragma once
 
+#include "cuda/attention_documents.cuh"
 #include "cuda/attention_softmax.cuh"
 
 namespace megafm::cuda {
@@ -70,10 +71,13 @@ __global__ void __launch_bounds__(ForwardTiles<width>::num_threads, 1)
     cp_async_commit();
 
     apply_rule(rule, scores);
-    if (key < seen.every.first || key + Tiles::keys > seen.every.last) {
-      mask_scores(shape, scores, query + row, key);
-    }
+    const bool whole = seen.every.first <= key && key + Tiles::keys <= seen.every.last;
+    if (!whole) mask_scores(shape, scores, query + row, key);
     scale_rows(out, softmax.update(scores, rule.to_log2));
+    if (!whole && shape.keys_of_queries != nullptr) {
+      set_apart<num_threads>(out, v, row, 0,
+                             [&](int r) { return keys_in_tile(shape, query + r, key); });
+    }
 #pragma unroll
     for (int step = 0; step < Tiles::keys / 16; ++step) {
       Fragment weights[m];

@@ -5,8 +5,9 @@
 // keys before the product with the values of these, and takes the softmax of the one while the other
 // runs; the two take turns in issuing, so that one's softmax falls into the other's products. The
 // blocks stay and take tile after tile of queries, the longest first. Masks are looked at only on
-// tiles that some query does not see whole; query heads of one kv head run side by side and meet its
-// keys in the L2 cache.
+// tiles that some query does not see whole, and there both consumers keep what is not finite in other
+// documents out of the product; query heads of one kv head run side by side and meet its keys in the
+// L2 cache.
 //
 // 4 * seq_q * seq_k * dim operations a head, half of it when causal. Never run on a GPU so far: the
 // emulator and the compiler's output are what it was held to.
@@ -15,6 +16,7 @@
 
 #include <algorithm>
 
+#include "cuda/attention_documents.cuh"
 #include "cuda/attention_softmax.cuh"
 #include "cuda/swizzled_tile.cuh"
 
@@ -38,7 +40,8 @@ struct ForwardTilesSm90 {
   static constexpr uint32_t keys_begin = consumers * Queries::bytes;
   static constexpr uint32_t values_begin = keys_begin + stages * Keys::bytes;
   static constexpr uint32_t mbarriers_begin = values_begin + stages * Keys::bytes;
-  static constexpr uint32_t shared_bytes = mbarriers_begin + 8 * (2 + 4 * stages);
+  static constexpr uint32_t votes_begin = mbarriers_begin + 8 * (2 + 4 * stages);
+  static constexpr uint32_t shared_bytes = votes_begin + 2 * 4 * consumers * sizeof(int);
   static_assert(shared_bytes <= 227 << 10);
 };
 
@@ -216,6 +219,36 @@ __device__ __forceinline__ void pass_turn(int consumer) {
   named_barrier_arrive(2 - consumer, 256);
 }
 
+// Keeps what is not finite in the values of other documents from this consumer's rows. Both call it,
+// on the same tile of values, which is here; `turn` counts the calls.
+template <typename T, int width, int n>
+__device__ __forceinline__ void set_values_apart(const ForwardBlock<T, width>& block,
+                                                 Sum<1, n>& out,
+                                                 typename ForwardTilesSm90<T, width>::Keys values,
+                                                 int query, int key, int turn) {
+  using Tiles = ForwardTilesSm90<T, width>;
+  constexpr int num_warps = 4 * Tiles::consumers, num_threads = 32 * num_warps, rows = Tiles::keys;
+  const int thread = threadIdx.x - 128, lane = thread % 32;
+  const auto at = [&](int row, int col) {
+    return shared_memory<T>(values.at(row, col) - block.begin);
+  };
+  // A vote of every warp; in two places by turns, one barrier a vote is enough.
+  const auto votes = shared_memory<int>(Tiles::votes_begin) + turn % 2 * num_warps;
+  const bool finite = finite_runs<num_threads, rows, width>(at, thread);
+  const bool warp_finite = __all_sync(0xffffffff, finite);
+  if (lane == 0) votes[thread / 32] = warp_finite;
+  named_barrier_sync(5, num_threads);
+  const int vote = votes[lane % num_warps];
+  if (__all_sync(0xffffffff, vote)) return;
+  add_what_is_not_finite<rows>(out, at, thread % 128 / 32 * 16, 0, [&](int row) {
+    return keys_in_tile(block.shape, query + row, key);
+  });
+  named_barrier_sync(5, num_threads);
+  zero_what_is_not_finite<num_threads, rows, width>(at, thread);
+  fence_proxy_async();
+  named_barrier_sync(5, num_threads);
+}
+
 // The output over the consumer's queries, and from there to global memory.
 template <typename T, typename Queries, int n>
 __device__ __forceinline__ void store_output(const Sum<1, n>& out, Queries to,
@@ -252,6 +285,7 @@ __device__ __forceinline__ void consume(const AttentionForward& at,
   const ScoreRule rule(shape);
   typename ForwardBlock<T, width>::KeyTurn key_turn, value_turn;
   uint32_t q_parity = 0;
+  int num_votes = 0;
   Sum<1, n> scores;
   Sum<1, width / 8> out;
   Fragment weights[steps][1];
@@ -274,6 +308,12 @@ __device__ __forceinline__ void consume(const AttentionForward& at,
 #pragma unroll
       for (int step = 0; step < steps; ++step) round_columns<T>(scores, step, weights[step]);
     };
+    const Interval every_of_block = keys_of_tile(shape, work.query, Tiles::queries).every;
+    const auto set_apart_at = [&](int key) {
+      if (shape.keys_of_queries == nullptr) return;
+      if (every_of_block.first <= key && key + Tiles::keys <= every_of_block.last) return;
+      set_values_apart(block, out, block.values.wait(value_turn), query, key, num_votes++);
+    };
     out.clear();
     mbarrier_wait(block.q_full, q_parity);
     q_parity ^= 1;
@@ -287,7 +327,9 @@ __device__ __forceinline__ void consume(const AttentionForward& at,
       block.keys.release(key_turn);
       exponentials(seen.first);
       round_weights();
-      for (int key = seen.first + Tiles::keys; key < seen.last; key += Tiles::keys) {
+      int key = seen.first + Tiles::keys;
+      for (; key < seen.last; key += Tiles::keys) {
+        set_apart_at(key - Tiles::keys);
         const auto next_k = block.keys.wait(key_turn);
         wait_for_turn(consumer);
         wgmma_fence();
@@ -306,6 +348,7 @@ __device__ __forceinline__ void consume(const AttentionForward& at,
         scale_rows(out, shrinks);
         round_weights();
       }
+      set_apart_at(key - Tiles::keys);
       const auto v = block.values.wait(value_turn);
       wgmma_fence();
       add_values<T>(out, weights, v);

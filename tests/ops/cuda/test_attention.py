@@ -139,27 +139,35 @@ def test_error_rule_where_every_query_sees_one_key(device: str, capability: str)
 def lost_where_terms_cancel(
     tensors: list[torch.Tensor], options: dict[str, Any]
 ) -> dict[int, float]:
-    """What the gradients of q and k may lose, by their index behind the output.
+    """What the gradients of q, k and sinks may lose, by their index behind the output.
 
-    Both are sums over p * (d_out v - sum(d_out * out)), two sums of dim_v products that a kernel
-    rounds to float32 in orders of their own, as the definition, which has no second one, does not:
-    eps/2 of the absolute values for each product and sum (Higham 2002, section 3.1).
+    The first two are sums over p * (d_out v - sum(d_out * out)), two sums of dim_v products that a
+    kernel rounds to float32 in orders of their own, as the definition, which has no second one,
+    does not: eps/2 of the absolute values for each product and sum (Higham 2002, section 3.1). That
+    of a sink is one number, in which the rounding of the output to bfloat16 may add up.
     """
     q, k, v, *sinks = (x.bfloat16().double() for x in tensors)
     if q.numel() == 0 or k.numel() == 0:
         return {}
     (batch, seq_q, heads, dim), (_, seq_k, kv_heads, dim_v) = q.shape, v.shape
+    attend = with_backend("reference", {**options, "return_lse": True})
     one_hot = torch.eye(seq_k, dtype=torch.float64)[None, :, None].expand(batch, -1, kv_heads, -1)
-    weights = with_backend("reference", options)(q, k, one_hot, *sinks)
-    (d_out,) = cotangents_of([torch.empty(batch, seq_q, heads, dim_v, dtype=torch.bfloat16)])
+    weights, lse = attend(q, k, one_hot, *sinks)  # (batch, seq_q, heads, seq_k)
+    out, _ = attend(q, k, v, *sinks)
+    d_out = cotangents_of([out.bfloat16()])[0].double().abs()
     k, v = (x.abs().repeat_interleave(heads // kv_heads, 2) for x in (k, v))
-    terms = weights * torch.einsum("bihd,bjhd->bihj", d_out.double().abs(), v)
+    terms = weights * torch.einsum("bihd,bjhd->bihj", d_out, v)
     of_q = torch.einsum("bihj,bjhd->bihd", terms, k)
     of_k = torch.einsum("bihj,bihd->bjhd", terms, q.abs()).unflatten(2, (kv_heads, -1)).sum(3)
     scale = options.get("scale")
     scale = dim**-0.5 if scale is None else abs(scale)
-    eps = torch.finfo(torch.float32).eps
-    return {1: dim_v * eps * scale * largest(of_q), 2: dim_v * eps * scale * largest(of_k)}
+    sums = dim_v * torch.finfo(torch.float32).eps * scale
+    lost = {1: sums * largest(of_q), 2: sums * largest(of_k)}
+    if sinks:
+        weights_of_sinks = (sinks[0][:, None] - lse).exp()  # (batch, heads, seq_q)
+        of_sinks = torch.einsum("bhi,bihd->h", weights_of_sinks, d_out * out.abs())
+        lost[4] = torch.finfo(torch.bfloat16).eps / 2 * largest(of_sinks)
+    return lost
 
 
 def test_deterministic_mode_gives_the_same_bits_on_every_run(device: str, capability: str) -> None:
@@ -245,6 +253,39 @@ def test_what_is_not_finite_reaches_the_queries_that_see_it(
     assert torch.equal(out[0, :, 1], clean[0, :, 1])
     if place < 2:
         assert torch.equal(out[0, :100], clean[0, :100])
+
+
+@pytest.mark.parametrize("mode", ["causal, atomics", "both ways, deterministic"])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("place", [0, 1, 2, 3], ids=["q", "k", "v", "d_out"])
+def test_what_is_not_finite_stays_in_its_document(
+    place: int, bad: float, mode: str, device: str, capability: str
+) -> None:
+    """Three documents share tiles, the second lies within one, and 0 * NaN is NaN."""
+    torch.manual_seed(0)
+    tensors = [torch.randn(1, 200, heads, 64).bfloat16() for heads in (2, 1, 1, 2)]
+    ends = torch.tensor([0, 70, 90, 200], dtype=torch.int32)
+    deterministic = "deterministic" in mode
+    causal = "causal" in mode
+    attend = on_cuda(device, cu_seqlens=ends, causal=causal, deterministic=deterministic)
+
+    def run() -> list[torch.Tensor]:
+        leaves = [x.clone().requires_grad_() for x in tensors[:3]]
+        out = attend(*leaves)
+        return [out.detach(), *torch.autograd.grad(out, leaves, tensors[3])]
+
+    clean = run()
+    tensors[place][0, 75, :, 3] = bad
+    tensors[place][0, 80, 0, :] = bad
+    found = run()
+    for x, expected in zip(found, clean, strict=True):
+        others = [torch.cat([y[:, :70], y[:, 90:]], 1).double() for y in (x, expected)]
+        if deterministic:
+            assert torch.equal(*others)
+        else:  # the order of atomics
+            torch.testing.assert_close(*others, rtol=0.02, atol=1e-3)
+    reached = {0: (0, 1, 2, 3), 1: (0, 1, 2, 3), 2: (0, 1, 2), 3: (1, 2, 3)}[place]
+    assert all(not found[i][:, 70:90].isfinite().all() for i in reached)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 // Keeps what is not finite in one document of a packed batch from the others. Their rows meet in
 // tiles: the weight of what a row does not see is 0 there, but 0 * NaN is NaN. So on tiles that some
-// row does not see whole, what is not finite in the right operand of a product is added to the rows
-// that see it, and zeros take its place.
+// row does not see whole, zeros take the place of what is not finite in the right operand of a
+// product. The rows that see it are given it before, by an addition; or become NaN, by a NaN for
+// their weight.
 
 #pragma once
 
@@ -84,6 +85,35 @@ __device__ __forceinline__ void set_apart(Sum<m, n>& sum, Tile<T, rows, cols> ri
   __syncthreads();
   zero_what_is_not_finite<num_threads, rows, cols>(at, thread);
   __syncthreads();
+}
+
+// The same where the left operand lies in shared memory too: rows that see a row k of the right one
+// which is not finite get NaN for a weight of it, left_at(i, k) for i of seen(k). No register is held
+// for it, which accumulators need all. Whether there was any.
+template <int num_threads, int left_rows, typename T, int rows, int cols, typename At, typename Rows>
+__device__ __forceinline__ bool set_apart_by_weights(const At& left_at, Tile<T, rows, cols> right,
+                                                     const Rows& seen) {
+  const auto at = [&](int r, int c) { return right.at(r, c); };
+  if (!__syncthreads_or(!finite_runs<num_threads, rows, cols>(at, threadIdx.x))) return false;
+#pragma unroll 1
+  for (int k = threadIdx.x; k < rows; k += num_threads) {
+    bool finite = true;
+#pragma unroll 1
+    for (int col = 0; col < cols; ++col) {
+      const T x = *right.at(k, col);
+      if (is_finite(float(x))) continue;
+      finite = false;
+      *right.at(k, col) = T(0.0f);
+    }
+    if (finite) continue;
+    const Interval visible = seen(k);
+#pragma unroll 1
+    for (int i = max(visible.first, 0); i < min(visible.last, left_rows); ++i) {
+      *left_at(i, k) = T(NAN);
+    }
+  }
+  __syncthreads();
+  return true;
 }
 
 // What a row of a tile sees of another: `position` in its sequence, what that sees, from `first` on.

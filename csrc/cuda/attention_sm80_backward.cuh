@@ -116,10 +116,40 @@ __device__ __forceinline__ void fill_scores(const AttentionBackward& at, const S
   }
 }
 
-// Adds product(sum, first column), the part of d_s k in those columns, to d_q, without the scale.
-template <typename T, int width, typename Product>
-__device__ __forceinline__ void add_to_d_q(const AttentionBackward& at, const Place& place,
-                                           const Product& product) {
+// Whether a tile may hold rows of several documents.
+template <int width>
+__device__ __forceinline__ bool documents_meet(const AttentionShape& shape, const Place& place) {
+  return shape.keys_of_queries != nullptr && !sees_whole<width>(shape, place);
+}
+
+// Before the products with d_out and q, and that with k; the answer is whether keys were lost.
+template <typename T, int width>
+__device__ __forceinline__ void set_queries_apart(const AttentionShape& shape,
+                                                  const BackwardMemory<T, width>& memory,
+                                                  const Place& place) {
+  using Tiles = BackwardTiles<width>;
+  const auto seen = [&](int row) { return keys_in_tile(shape, place.query + row, place.key); };
+  const auto weight = [&](int key, int row) { return memory.weights.at(row, key); };
+  const auto d_score = [&](int key, int row) { return memory.d_scores.at(row, key); };
+  set_apart_by_weights<Tiles::num_threads, Tiles::keys>(weight, memory.d_out, seen);
+  set_apart_by_weights<Tiles::num_threads, Tiles::keys>(d_score, memory.q, seen);
+}
+
+template <typename T, int width>
+__device__ __forceinline__ bool set_keys_apart(const AttentionShape& shape,
+                                               const BackwardMemory<T, width>& memory,
+                                               const Place& place) {
+  using Tiles = BackwardTiles<width>;
+  const auto seen = [&](int key) { return queries_in_tile(shape, place.key + key, place.query); };
+  const auto d_score = [&](int row, int key) { return memory.d_scores.at(row, key); };
+  return set_apart_by_weights<Tiles::num_threads, Tiles::queries>(d_score, memory.k, seen);
+}
+
+// Adds the product d_s k of a tile to d_q, without the scale.
+template <typename T, int width>
+__device__ __forceinline__ void add_d_q(const AttentionBackward& at,
+                                        const BackwardMemory<T, width>& memory,
+                                        const Place& place) {
   using Tiles = BackwardTiles<width>;
   const Part<width, Tiles::queries, width> part;
   constexpr int n = part.n > 8 ? part.n / 2 : part.n;  // at a time: d_k and d_v hold registers too
@@ -129,7 +159,8 @@ __device__ __forceinline__ void add_to_d_q(const AttentionBackward& at, const Pl
   for (int first_col = part.col; first_col < part.col + 8 * part.n; first_col += 8 * n) {
     Sum<part.m, n> d_q;
     d_q.clear();
-    product(d_q, first_col);
+    add_product<Tiles::keys, Lies::straight, Lies::straight, T>(d_q, memory.d_scores, part.row,
+                                                                memory.k, first_col);
 #pragma unroll
     for (int i = 0; i < part.m; ++i) {
 #pragma unroll
@@ -149,36 +180,6 @@ __device__ __forceinline__ void add_to_d_q(const AttentionBackward& at, const Pl
       }
     }
   }
-}
-
-// Adds the product d_s k of a tile to d_q. The answer is whether keys were lost: where documents
-// meet, zeros take the place of what is not finite.
-template <typename T, int width>
-__device__ __forceinline__ bool add_d_q(const AttentionBackward& at,
-                                        const BackwardMemory<T, width>& memory, const Place& place,
-                                        bool documents_meet) {
-  using Tiles = BackwardTiles<width>;
-  const Part<width, Tiles::queries, width> part;
-  const auto key_at = [&](int row, int col) { return memory.k.at(row, col); };
-  const int thread = threadIdx.x;
-  const bool lost =
-      documents_meet &&
-      __syncthreads_or(!finite_runs<Tiles::num_threads, Tiles::keys, width>(key_at, thread));
-  if (lost) {
-    add_to_d_q<T, width>(at, place, [&](auto& d_q, int col) {
-      add_what_is_not_finite<Tiles::keys>(d_q, key_at, part.row, col, [&](int row) {
-        return keys_in_tile(at.shape, place.query + row, place.key);
-      });
-    });
-    __syncthreads();
-    zero_what_is_not_finite<Tiles::num_threads, Tiles::keys, width>(key_at, thread);
-    __syncthreads();
-  }
-  add_to_d_q<T, width>(at, place, [&](auto& d_q, int col) {
-    add_product<Tiles::keys, Lies::straight, Lies::straight, T>(d_q, memory.d_scores, part.row,
-                                                                memory.k, col);
-  });
-  return lost;
 }
 
 template <typename T, int width>
@@ -236,22 +237,18 @@ __global__ void __launch_bounds__(BackwardTiles<width>::num_threads, 1)
       __syncthreads();
       fill_scores(at, rule, memory, place);
       __syncthreads();
-      const bool documents_meet =
-          shape.keys_of_queries != nullptr && !sees_whole<width>(shape, place);
-      if (documents_meet) {
-        const auto seen = [&](int row) {
-          return queries_in_tile(shape, place.key + row, place.query);
-        };
-        set_apart<Tiles::num_threads>(d_v, memory.d_out, part.row, part.col, seen);
-        set_apart<Tiles::num_threads>(d_k, memory.q, part.row, part.col, seen);
-      }
+      if (documents_meet<width>(shape, place)) set_queries_apart(shape, memory, place);
       add_product<Tiles::queries, Lies::transposed, Lies::straight, T>(
           d_v, memory.weights, part.row, memory.d_out, part.col);
       add_product<Tiles::queries, Lies::transposed, Lies::straight, T>(
           d_k, memory.d_scores, part.row, memory.q, part.col);
-      const bool lost = at.d_q_sum != nullptr && add_d_q(at, memory, place, documents_meet);
+      bool keys_lost = false;
+      if (at.d_q_sum != nullptr) {
+        if (documents_meet<width>(shape, place)) keys_lost = set_keys_apart(shape, memory, place);
+        add_d_q(at, memory, place);
+      }
       __syncthreads();  // before the next queries overwrite these
-      if (lost) copy_keys(at, memory, place);
+      if (keys_lost) copy_keys(at, memory, place);
     }
   }
   cp_async_wait<0>();
@@ -293,11 +290,7 @@ __global__ void __launch_bounds__(BackwardTiles<width>::num_threads, 1)
     __syncthreads();
     fill_scores(at, rule, memory, place);
     __syncthreads();
-    if (shape.keys_of_queries != nullptr && !sees_whole<width>(shape, place)) {
-      set_apart<Tiles::num_threads>(d_q, memory.k, part.row, part.col, [&](int row) {
-        return keys_in_tile(shape, place.query + row, place.key);
-      });
-    }
+    if (documents_meet<width>(shape, place)) set_keys_apart(shape, memory, place);
     add_product<Tiles::keys, Lies::straight, Lies::straight, T>(d_q, memory.d_scores, part.row,
                                                                 memory.k, part.col);
     __syncthreads();  // before the next keys overwrite these

@@ -149,7 +149,7 @@ def lost_where_terms_cancel(
     q, k, v, *sinks = (x.bfloat16().double() for x in tensors)
     if q.numel() == 0 or k.numel() == 0:
         return {}
-    (batch, seq_q, heads, dim), (_, seq_k, kv_heads, dim_v) = q.shape, v.shape
+    (batch, _, heads, dim), (_, seq_k, kv_heads, dim_v) = q.shape, v.shape
     attend = with_backend("reference", {**options, "return_lse": True})
     one_hot = torch.eye(seq_k, dtype=torch.float64)[None, :, None].expand(batch, -1, kv_heads, -1)
     weights, lse = attend(q, k, one_hot, *sinks)  # (batch, seq_q, heads, seq_k)

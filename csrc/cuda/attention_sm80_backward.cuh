@@ -207,6 +207,21 @@ __device__ __forceinline__ void copy_keys(const AttentionBackward& at,
   cp_async_commit();
 }
 
+// What set_keys_apart() lost; copying as at the start would keep its addresses in registers.
+template <typename T, int width>
+__device__ __forceinline__ void restore_keys(const AttentionBackward& at,
+                                             const BackwardMemory<T, width>& memory,
+                                             const Place& place) {
+  using Tiles = BackwardTiles<width>;
+  const T* keys = head_of<T>(at.k, place.batch, place.head / at.shape.group);
+  for_own_runs<Tiles::num_threads, Tiles::keys, width>(threadIdx.x, [&](int row, int col) {
+    if (place.key + row < at.shape.seq_k && col < at.shape.dim) {
+      const T* from = keys + (place.key + row) * at.k.seq_stride + col;
+      store_vec(memory.k.at(row, col), load_vec<8>(from));
+    }
+  });
+}
+
 // d_k and d_v of a tile of keys; d_q by atomics where there is a sum for it.
 template <typename T, int width>
 __global__ void __launch_bounds__(BackwardTiles<width>::num_threads, 1)
@@ -248,7 +263,7 @@ __global__ void __launch_bounds__(BackwardTiles<width>::num_threads, 1)
         add_d_q(at, memory, place);
       }
       __syncthreads();  // before the next queries overwrite these
-      if (keys_lost) copy_keys(at, memory, place);
+      if (keys_lost) restore_keys(at, memory, place);
     }
   }
   cp_async_wait<0>();

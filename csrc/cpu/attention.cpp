@@ -35,7 +35,7 @@ void forward(const AttentionProblem& problem, const Tensor& q, const Tensor& k, 
   const int64_t rows = shape.seq_q * shape.group;
   const int64_t heads = problem.batch * problem.kv_heads;
   const double operations = 4.0 * rows * heads * shape.seq_k * std::max(shape.dim, shape.dim_v);
-  if (shape.seq_q == 1 && rows <= most_decode_rows) {
+  if (shape.seq_q == 1 && rows <= most_decode_rows<T>) {
     const auto decode = MEGAFM_PICK(attention_decode<T>);
     const int64_t buffer = MEGAFM_PICK(attention_decode_buffer)(shape);
     for_each_task(heads, operations, [&](int64_t head) {

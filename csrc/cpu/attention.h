@@ -13,7 +13,10 @@ namespace megafm::cpu {
 constexpr int64_t lane_count = 64;      // rows that are worked on together
 constexpr int64_t key_block = 64;       // keys whose scores are formed at a time
 constexpr int64_t groups_per_task = 4;  // of lane_count rows each, at most
-constexpr int64_t most_decode_rows = 2;  // query heads of a kv head that attention_decode takes
+
+// Query heads of a kv head that attention_decode takes; for more it pays to pack the keys.
+template <typename T>
+constexpr int64_t most_decode_rows = sizeof(T) == sizeof(float) ? 4 : 2;
 
 // One head's (seq, dim), elements of dim side by side.
 template <typename T>

@@ -9,7 +9,7 @@
 namespace megafm::cpu::MEGAFM_ISA {
 namespace {
 
-constexpr int64_t unrolled = 4;  // keys that are worked on together
+constexpr int64_t unrolled = 4;  // keys whose values are added together
 
 // One query head.
 struct Row {
@@ -19,25 +19,46 @@ struct Row {
   float total;
 };
 
+// The elements of a vector, as floats.
+inline vec load_vec(const float* from) {
+  return *reinterpret_cast<const unaligned_vec*>(from);
+}
+
+inline vec load_vec(const bf16* from) {
+  typedef uint16_t halves
+      __attribute__((vector_size(vector_bytes / 2), may_alias, aligned(alignof(bf16))));
+  const auto bits = __builtin_convertvector(*reinterpret_cast<const halves*>(from), ivec);
+  return __builtin_bit_cast(vec, bits << 16);
+}
+
+// scores of vec_width keys, `stride` apart
+template <typename T>
+void score_keys(const float* query, const T* keys, int64_t stride, int64_t dim, float* scores) {
+  const int64_t whole = dim / vec_width * vec_width;
+  vec sums[vec_width] = {};
+  for (int64_t d = 0; d < whole; d += vec_width) {
+    const vec q = at_vec(query + d);
+#pragma GCC unroll 16
+    for (int64_t j = 0; j < vec_width; ++j) {
+      sums[j] += q * load_vec(keys + j * stride + d);
+    }
+  }
+  at_vec(scores) = sum_of_each(sums);
+  for (int64_t d = whole; d < dim; ++d) {
+    for (int64_t j = 0; j < vec_width; ++j) {
+      scores[j] += query[d] * load(keys[j * stride + d]);
+    }
+  }
+}
+
 // scores of `count` keys from `begin`, -inf behind them up to key_block.
 template <typename T>
 void score_block(const AttentionShape& shape, const float* query, const HeadView<const T>& k,
                  int64_t begin, int64_t count, float* scores) {
   const T* keys = k.data + begin * k.stride;
   int64_t j = 0;
-  for (; j + unrolled <= count; j += unrolled, keys += unrolled * k.stride) {
-    float sum0 = 0, sum1 = 0, sum2 = 0, sum3 = 0;
-#pragma omp simd reduction(+ : sum0, sum1, sum2, sum3)
-    for (int64_t d = 0; d < shape.dim; ++d) {
-      sum0 += query[d] * load(keys[d]);
-      sum1 += query[d] * load(keys[k.stride + d]);
-      sum2 += query[d] * load(keys[2 * k.stride + d]);
-      sum3 += query[d] * load(keys[3 * k.stride + d]);
-    }
-    scores[j] = sum0;
-    scores[j + 1] = sum1;
-    scores[j + 2] = sum2;
-    scores[j + 3] = sum3;
+  for (; j + vec_width <= count; j += vec_width, keys += vec_width * k.stride) {
+    score_keys(query, keys, k.stride, shape.dim, scores + j);
   }
   for (; j < count; ++j, keys += k.stride) {
     float sum = 0;
@@ -118,7 +139,7 @@ int64_t attention_decode_buffer(const AttentionShape& shape) {
 template <typename T>
 void attention_decode(const AttentionForward<T>& at, float* buffer) {
   const AttentionShape& shape = at.shape;
-  Row rows[most_decode_rows];
+  Row rows[most_decode_rows<T>];
   Arena arena{buffer};
   float* scores = arena.take(key_block);
   for (int64_t head = 0; head < shape.group; ++head) {

@@ -1,4 +1,4 @@
-// Transposes a square of floats in registers, for kernel files (see isa.h).
+// Transposes a square of floats in registers, or sums its rows, for kernel files (see isa.h).
 
 #pragma once
 
@@ -44,6 +44,21 @@ static inline void transpose_tile(const float* from, int64_t ld_from, float* to,
   for (int64_t i = 0; i < vec_width; ++i) {
     *reinterpret_cast<vec*>(to + i * ld_to) = rows[i];
   }
+}
+
+// Lane i of the result: the sum of all lanes of rows[i]. As a transposition, but in each round what
+// was interleaved is added.
+static inline vec sum_of_each(vec (&rows)[vec_width]) {
+#pragma GCC unroll 4
+  for (int64_t left = vec_width / 2; left > 0; left /= 2) {
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < left; ++i) {
+      const vec a = rows[i], b = rows[i + left];
+      rows[i] = __builtin_shufflevector(a, b, MEGAFM_LOW_HALVES) +
+                __builtin_shufflevector(a, b, MEGAFM_HIGH_HALVES);
+    }
+  }
+  return rows[0];
 }
 
 }  // namespace megafm::cpu::MEGAFM_ISA

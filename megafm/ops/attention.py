@@ -243,7 +243,10 @@ def check(
 def _fit_together(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
     if not q.dim() == k.dim() == v.dim() == 4:
         return False
-    return k.shape[:3] == v.shape[:3] and q.shape[0] == k.shape[0] and q.shape[3] == k.shape[3]
+    batch, _, _, dim = q.shape
+    batch_k, seq_k, kv_heads, dim_k = k.shape
+    batch_v, seq_v, heads_v, _ = v.shape
+    return batch == batch_k == batch_v and seq_k == seq_v and kv_heads == heads_v and dim == dim_k
 
 
 registry.register("attention", "reference", registry.Backend(reference))

@@ -138,8 +138,7 @@ def _able(op: str, device: str, dtype: torch.dtype, shape: str) -> tuple[str, ..
 
 def check_devices(op: str, **tensors: torch.Tensor | None) -> None:
     """Raise ValueError unless all tensors (None is skipped) are on one device."""
-    found = [x.device for x in tensors.values() if x is not None]
-    if any(device != found[0] for device in found):
+    if len({x.device for x in tensors.values() if x is not None}) > 1:
         given = ((name, x.device) for name, x in tensors.items() if x is not None)
         places = ", ".join(f"{name} is on {device}" for name, device in given)
         raise ValueError(f"{op}: {places}; move them to one device")

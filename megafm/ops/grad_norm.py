@@ -14,7 +14,12 @@ from megafm.ops.adapters import apex, transformer_engine
 from megafm.ops.cpp import grad_norm as cpp
 from megafm.ops.cpp.storage import CUDA
 
-PIECE = 65536  # elements: torch's CPU kernel widens a tensor as a whole, and these stay in caches
+# torch's CPU kernel adds one element after the other in each of its few lanes, so that many of them
+# lose digits in float32; for float64 it widens a tensor as a whole, and these stay in caches.
+PIECE = 65536  # elements
+# The squares of smaller elements than such a norm's are lost where they do not count; of larger
+# ones none is infinite.
+SMALLEST, LARGEST = 2.0**-40, 2.0**63
 
 
 def grad_norm(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
@@ -42,11 +47,24 @@ def reference(tensors: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _torch(tensors: list[torch.Tensor]) -> torch.Tensor:
-    """In float64: float32 has no square of 1e-25 or 3e19."""
+    """In float64: float32 has no square of 1e-25 or 3e19. On a CPU float32 is five times as fast
+    for float32, and is taken for the pieces whose norm shows that no such element counts."""
+    dtype = _dtype(tensors)
     if tensors[0].device.type == "cpu":
         tensors = [piece for x in tensors for piece in x.reshape(-1).split(PIECE)]
+        if all(x.dtype == torch.float32 for x in tensors):
+            return torch.linalg.vector_norm(_norms_of_float32(tensors)).to(dtype)
     norms = torch._foreach_norm(tensors, 2, dtype=torch.float64)
-    return torch.linalg.vector_norm(torch.stack(norms)).to(_dtype(tensors))
+    return torch.linalg.vector_norm(torch.stack(norms)).to(dtype)
+
+
+def _norms_of_float32(pieces: list[torch.Tensor]) -> torch.Tensor:
+    norms = torch.stack(torch._foreach_norm(pieces)).double()
+    outside = ~((norms > SMALLEST) & (norms < LARGEST))
+    if outside.any():
+        chosen = [piece for piece, again in zip(pieces, outside.tolist(), strict=True) if again]
+        norms[outside] = torch.stack(torch._foreach_norm(chosen, 2, dtype=torch.float64))
+    return norms
 
 
 def _dtype(tensors: list[torch.Tensor]) -> torch.dtype:

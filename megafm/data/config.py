@@ -115,6 +115,14 @@ class NearDuplicates:
         for name in ("width", "num_bands", "band_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"near_duplicates.{name}={getattr(self, name)}: must be positive")
+        found = 1 - (1 - self.remove_at**self.band_rows) ** self.num_bands
+        if found < 0.5:
+            warnings.warn(
+                f"near_duplicates.num_bands={self.num_bands}, band_rows={self.band_rows}: of the "
+                f"pairs that are remove_at={self.remove_at} similar {found:.0%} are found; set "
+                "num_bands=32 band_rows=4",
+                stacklevel=3,
+            )
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from benchmarks.machine import ROOT, provenance
 
 RESULTS = ROOT / "benchmarks" / "results" / "plan"
 BF16 = "train.precision=bf16 train.activation_checkpointing=full device_memory_gb=80"
+TIMED = {"llama3_70b": (0, 8191)}  # ranks, beside that of the command
 COMMANDS = {
     "llama3_70b": (
         "dry_run=true model=llama3_70b world_size=16384 rank=16383 parallel.tp=8 "
@@ -42,16 +44,23 @@ COMMANDS = {
 
 
 def collect(name: str) -> dict[str, Any]:
-    """What a plan prints, of which commit, by which command."""
+    """What a plan prints, of which commit, by which command, and how long it took, start of Python
+    included."""
     result = provenance(torch.device("cpu"))
     if result["commit"].endswith("+dirty"):
         raise ValueError(f"commit {result['commit']}: commit what has changed, and run it again")
     arguments = [each for line in COMMANDS[name] for each in line.split()]
-    command = [sys.executable, "-m", "megafm.plan", *arguments]
-    planned = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    own = next(each for each in arguments if each.startswith("rank="))
+    seconds = {}
+    for rank in (*(f"rank={rank}" for rank in TIMED.get(name, ())), own):
+        of = [rank if each == own else each for each in arguments]
+        command = [sys.executable, "-m", "megafm.plan", *of]
+        started = time.perf_counter()
+        planned = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+        seconds[rank.removeprefix("rank=")] = round(time.perf_counter() - started, 1)
     lines = [line.rstrip() for line in planned.stdout.splitlines()]
     shown = ["megafm plan " + COMMANDS[name][0], *COMMANDS[name][1:]]
-    return result | {"command": shown, "output": lines}
+    return result | {"command": shown, "output": lines, "seconds": seconds}
 
 
 def main() -> None:

@@ -172,7 +172,9 @@ def plan(name: str, *, trimmed: bool = False) -> str:
         ends = next(n for n, line in enumerate(lines) if line.startswith(("routing:", "fits:")))
         lines = [lines[0], "...", *lines[ends:]]
     shown = "\n".join(["$ " + " \\\n    ".join(result["command"]), *lines])
-    return f"```\n{shown}\n```\n\nFrom `{path.relative_to(ROOT)}`, at {result['commit'][:7]}."
+    took = ", ".join(f"{s:.0f} s of rank {int(r):,}" for r, s in result["seconds"].items())
+    where = f"From `{path.relative_to(ROOT)}`, at {result['commit'][:7]}: {took}."
+    return f"```\n{shown}\n```\n\n{where}"
 
 
 def _results(suite: str) -> list[Path]:

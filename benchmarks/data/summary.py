@@ -60,7 +60,7 @@ def _tokenizer(result: dict[str, Any]) -> Iterator[str]:
         yield (
             f"| byte-level BPE, {what} | {speeds['megafm']['mb_per_s']:.1f} MB/s "
             f"| {speeds['tokenizers']['mb_per_s']:.1f} (tokenizers) "
-            f"| {bar['ratio']:.2f} of {bar['bar']:.0f} times |"
+            f"| {bar['ratio']:.2f} of {bar['bar']:.2f} times |"
         )
 
 

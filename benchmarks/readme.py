@@ -47,8 +47,8 @@ def capture() -> str:
 def quickstart_table() -> str:
     """A row for every quickstart that was kept."""
     rows = [
-        "| command | machine | model | 5-gram | xz | below 5-gram | tokens | whole job | memory |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| command | machine | text | model | 5-gram | xz | below 5-gram | tokens | job | memory |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for path in sorted((RESULTS / "quickstart").glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
@@ -57,10 +57,10 @@ def quickstart_table() -> str:
     last = json.loads(_newest("quickstart").read_text(encoding="utf-8"))
     return (
         "\n".join(rows)
-        + f"\n\nBits per byte of {last['validation_bytes'] / 1e6:.1f} MB of validation text, kept "
-        "apart from training by file and near-duplicate cluster; "
-        f"{last['train_bytes'] / 1e6:.0f} MB for training, tokens as the model saw them. "
-        f"Corpus: {last['corpus']}. From {names}."
+        + "\n\nBits per byte of the validation text, kept apart from training by file and "
+        "near-duplicate cluster; text in MB for training and validation, which makes rows of one "
+        "text alone comparable; tokens as the model saw them. The last run's corpus: "
+        f"{last['corpus']}. From {names}."
     )
 
 
@@ -69,6 +69,7 @@ def _cells(result: dict[str, Any]) -> list[str]:
     return [
         f"`{result['command']}`",
         f"{result['hardware']['device']}, {evaluation['model']['precision']}",
+        f"{result['train_bytes'] / 1e6:.1f} and {result['validation_bytes'] / 1e6:.2f}",
         f"{evaluation['model']['bits_per_byte']:.3f}",
         f"{evaluation['baselines']['ngram']['bits_per_byte']:.3f}",
         f"{evaluation['baselines']['xz']['bits_per_byte']:.3f}",

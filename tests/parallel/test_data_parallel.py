@@ -71,7 +71,7 @@ def gradients_of_sometimes() -> list[list[float]]:
         hook.remove()
         module.zero_grad()
         wrapped(torch.ones(3), 1 + world.rank()).backward()
-        return [parameter.grad.tolist() for parameter in module.parameters()]  # type: ignore
+        return [parameter.grad.tolist() for parameter in module.parameters()]
 
 
 def raises(gradient: torch.Tensor) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from megafm.data.document import Drop
 from megafm.data.sources.shard import Place, Refused
@@ -54,7 +55,7 @@ def _zip(stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes] | Drop]]:
         try:
             with refusals():
                 member = archive.open(entry)
-        except (Refused, NotImplementedError, RuntimeError):
+        except Refused:
             yield entry.filename, Drop("corrupt")
         else:
             yield entry.filename, member
@@ -62,8 +63,9 @@ def _zip(stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes] | Drop]]:
 
 def _tar(stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes] | Drop]]:
     blocks = _Blocks(stream)
+    archive: Any  # tarfile's stubs do not tell of `members`
     try:
-        with tarfile.open(fileobj=blocks, mode="r|") as archive:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=blocks, mode="r|") as archive:
             for entry in archive:
                 archive.members = []  # else it remembers all of them
                 if entry.isdir():
@@ -76,7 +78,7 @@ def _tar(stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes] | Drop]]:
         raise Refused("truncated")
 
 
-class _Blocks:
+class _Blocks(io.RawIOBase):
     """A stream that knows the last bytes it gave: a tar ends in zeros, and tarfile takes a cut
     header for its end."""
 
@@ -84,7 +86,7 @@ class _Blocks:
         self._stream = stream
         self.last = b""
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = -1) -> bytes:
         data = self._stream.read(size)
         self.last = data[-512:] or self.last
         return data

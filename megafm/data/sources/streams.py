@@ -73,7 +73,10 @@ class _Bounded(io.RawIOBase):
 class refusals:
     """Context manager: what the decompressors raise on bad input, as Refused with its reason."""
 
-    CORRUPT = (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, lzma.LZMAError, ValueError)
+    CORRUPT = (
+        *(gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, lzma.LZMAError, ValueError),
+        NotImplementedError,  # a compression that zipfile does not know
+    )
 
     def __enter__(self) -> None:
         pass

@@ -37,7 +37,7 @@ class Read(Stage):
     """Input shards to documents that went through the steps: documents.jsonl, dropped.jsonl."""
 
     pipeline: Pipeline
-    name: ClassVar[str] = "read"
+    kind: ClassVar[str] = "read"
 
     @property
     def rule(self) -> str:
@@ -80,7 +80,7 @@ class Score(Stage):
     """The signals of every document, beside it: signals.jsonl, and their histograms."""
 
     read: Read
-    name: ClassVar[str] = "score"
+    kind: ClassVar[str] = "score"
 
     @property
     def rule(self) -> str:
@@ -112,7 +112,7 @@ class Decide(Stage):
     read: Read
     score: Score
     num_ranges: int  # that the hashes are exchanged in
-    name: ClassVar[str] = "decide"
+    kind: ClassVar[str] = "decide"
 
     @property
     def rule(self) -> str:

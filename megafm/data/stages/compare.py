@@ -44,7 +44,7 @@ class Keys(Stage):
     num_ranges: int  # of documents
 
     @property
-    def name(self) -> str:  # type: ignore[override]
+    def name(self) -> str:
         return f"keys_{self.number}"
 
     @property
@@ -96,7 +96,7 @@ class Repeated(Stage):
     keys: Keys
 
     @property
-    def name(self) -> str:  # type: ignore[override]
+    def name(self) -> str:
         return f"repeated_{self.keys.number}"
 
     @property
@@ -157,7 +157,7 @@ class Compared(Read):
     repeated: Repeated
 
     @property
-    def name(self) -> str:  # type: ignore[override]
+    def name(self) -> str:
         return f"compared_{self.repeated.keys.number}"
 
     @property

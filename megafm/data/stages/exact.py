@@ -33,7 +33,7 @@ class Exact(Stage):
     first of them, in dropped.jsonl."""
 
     decide: Decide
-    name: ClassVar[str] = "exact"
+    kind: ClassVar[str] = "exact"
 
     @property
     def rule(self) -> str:

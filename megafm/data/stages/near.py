@@ -42,7 +42,7 @@ BATCH_SHINGLES = 4 << 20  # of sets that are compared together
 class Sign(Stage):
     exact: Exact
     config: NearDuplicates
-    name: ClassVar[str] = "sign"
+    kind: ClassVar[str] = "sign"
 
     @property
     def decide(self) -> Decide:
@@ -92,7 +92,7 @@ class Sign(Stage):
 @dataclass(frozen=True)
 class Match(Stage):
     sign: Sign
-    name: ClassVar[str] = "match"
+    kind: ClassVar[str] = "match"
 
     @property
     def rule(self) -> str:
@@ -132,7 +132,7 @@ class Sets(Stage):
     """sets.bin: shingles, uint64, ascending; sets.npy: whose, and where; ids.jsonl: their ids."""
 
     match: Match
-    name: ClassVar[str] = "sets"
+    kind: ClassVar[str] = "sets"
 
     @property
     def rule(self) -> str:
@@ -173,7 +173,7 @@ class Verify(Stage):
     """similar.npy: the pairs of a range that reach `cluster_at`."""
 
     sets: Sets
-    name: ClassVar[str] = "verify"
+    kind: ClassVar[str] = "verify"
 
     @property
     def config(self) -> NearDuplicates:

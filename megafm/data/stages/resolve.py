@@ -38,7 +38,7 @@ class Resolve(Stage):
 
     verify: Verify
     split: Split
-    name: ClassVar[str] = "resolve"
+    kind: ClassVar[str] = "resolve"
 
     @property
     def rule(self) -> str:

@@ -35,7 +35,7 @@ class Scatter(Stage):
 
     resolve: Resolve
     seed: int
-    name: ClassVar[str] = "scatter"
+    kind: ClassVar[str] = "scatter"
 
     @property
     def rule(self) -> str:
@@ -77,7 +77,7 @@ class Gather(Stage):
     """documents.jsonl, in order, and summary.json of a range."""
 
     scatter: Scatter
-    name: ClassVar[str] = "gather"
+    kind: ClassVar[str] = "gather"
 
     @property
     def rule(self) -> str:

@@ -63,7 +63,12 @@ class Stage(ABC):
     """One step of the pipeline over all units; `root` is the folder of all stages."""
 
     root: Path
-    name: ClassVar[str]
+    kind: ClassVar[str]
+
+    @property
+    def name(self) -> str:
+        """Of its folder; of a kind that there may be several of, with a number."""
+        return self.kind
 
     @abstractmethod
     def names(self) -> list[str]:

@@ -26,7 +26,7 @@ class Tokenize(Stage):
     data_dir: str
     tokenizer_dir: str
     tokenizer_hash: str
-    name: ClassVar[str] = "tokenize"
+    kind: ClassVar[str] = "tokenize"
 
     @property
     def rule(self) -> str:

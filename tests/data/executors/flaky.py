@@ -17,8 +17,8 @@ class Flaky(Stage):
     """broken, wrong and deadly fail for good, once and killed at the first attempt."""
 
     units_of: tuple[str, ...]
-    name: ClassVar[str] = "flaky"
-    rule: ClassVar[str] = "flaky/1"  # type: ignore[assignment]
+    kind: ClassVar[str] = "flaky"
+    rule: ClassVar[str] = "flaky/1"
 
     def names(self) -> list[str]:
         return list(self.units_of)

@@ -25,7 +25,7 @@ EXPECTED = ["one", "two", "three", "four", "<binary>", "<nested_archive>", "<nes
 
 def tar(files: dict[str, bytes], mode: str = "w") -> bytes:
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode=mode) as archive:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=out, mode=mode) as archive:
         for name, data in files.items():
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
@@ -96,6 +96,16 @@ def test_a_zip_that_is_cut_off_or_broken_says_so(tmp_path: Path) -> None:
     assert outcomes(tmp_path) == ["<corrupt>"]
     (tmp_path / "a.zip").write_bytes(data.replace(b"a.txt", b"c.txt", 1))
     assert outcomes(tmp_path) == ["<corrupt>", "b" * 1000]
+
+
+def test_a_compression_that_is_not_known_is_corrupt_and_the_next_member_is_read(
+    tmp_path: Path,
+) -> None:
+    data = bytearray(zipped({"a.txt": b"one", "b.txt": b"two"}))
+    for mark, place in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):  # of the first member
+        data[data.index(mark) + place] = 99
+    (tmp_path / "a.zip").write_bytes(data)
+    assert outcomes(tmp_path) == ["<corrupt>", "two"]
 
 
 def test_all_members_share_one_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

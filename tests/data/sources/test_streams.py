@@ -9,6 +9,7 @@ import json
 import lzma
 import tracemalloc
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 import zstandard
@@ -81,7 +82,7 @@ class Zeros(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
+    def readinto(self, buffer: Any) -> int:
         count = min(len(buffer), self.left)
         self.largest = max(self.largest, count)
         buffer[:count] = bytes(count)
@@ -121,7 +122,7 @@ def test_a_file_that_may_not_be_read_is_counted(
     for name in "abc":
         (tmp_path / f"{name}.txt").write_text(name)
 
-    def guarded(location: str):  # type: ignore[no-untyped-def]
+    def guarded(location: str) -> IO[bytes]:
         if location.endswith("b.txt"):  # root may read everything
             raise PermissionError(13, "Permission denied", location)
         return open(location, "rb")

@@ -19,7 +19,7 @@ class Upper(Stage):
 
     version: int = 1
     count: int = 5
-    name: ClassVar[str] = "upper"
+    kind: ClassVar[str] = "upper"
 
     @property
     def rule(self) -> str:
@@ -38,7 +38,7 @@ class Upper(Stage):
 @dataclass(frozen=True)
 class Join(Stage):
     upper: Upper
-    name: ClassVar[str] = "join"
+    kind: ClassVar[str] = "join"
     rule: ClassVar[str] = "join/1"  # type: ignore[assignment]
 
     def names(self) -> list[str]:

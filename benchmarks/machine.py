@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import platform
 import re
@@ -40,6 +41,14 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "versions": {"python": platform.python_version()} | _versions(),
     }
+
+
+def write_result(name: str, result: dict[str, Any]) -> None:
+    """Write benchmarks/results/NAME.json and say so."""
+    path = ROOT / "benchmarks" / "results" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(path)
 
 
 def slug(device: torch.device) -> str:

@@ -8,7 +8,6 @@ was planned.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -16,9 +15,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.machine import ROOT, provenance
+from benchmarks.machine import ROOT, provenance, write_result
 
-RESULTS = ROOT / "benchmarks" / "results" / "plan"
 BF16 = "train.precision=bf16 train.activation_checkpointing=full device_memory_gb=80"
 TIMED = {"llama3_70b": (0, 8191)}  # ranks, beside that of the command
 COMMANDS = {
@@ -64,11 +62,8 @@ def collect(name: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    RESULTS.mkdir(parents=True, exist_ok=True)
     for name in sys.argv[1:] or COMMANDS:
-        path = RESULTS / f"{name}.json"
-        path.write_text(json.dumps(collect(name), indent=2) + "\n", encoding="utf-8")
-        print(path)
+        write_result(f"plan/{name}", collect(name))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ machine that others use.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import statistics
@@ -25,8 +24,9 @@ import tokenizers
 import torch
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
-from benchmarks.machine import ROOT, provenance, slug
-from benchmarks.worker import CLOCK, clock
+from benchmarks.data.texts import identity, num_bytes, read_texts, take_turns
+from benchmarks.machine import provenance, slug, write_result
+from benchmarks.worker import CLOCK
 from megafm.tokenizer import END_OF_DOCUMENT, Recipe, train
 from megafm.tokenizer.words import words
 
@@ -51,18 +51,6 @@ def train_alone(texts: list[str], vocab_size: int) -> tokenizers.Tokenizer:
     return inner
 
 
-def medians(providers: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Seconds of each; the first round warms up."""
-    seconds: dict[str, list[float]] = {name: [] for name in providers}
-    for number in range(rounds + 1):
-        for name, run in providers.items():
-            started = clock()
-            run()
-            if number > 0:
-                seconds[name].append(clock() - started)
-    return {name: statistics.median(times) for name, times in seconds.items()}
-
-
 def measure(texts: list[str], vocab_size: int, rounds: int) -> dict[str, Any]:
     ours, alone = train(iter(texts), vocab_size), train_alone(texts, vocab_size)
     assert ours.encode_batch(texts) == [one.ids for one in alone.encode_batch_fast(texts)]
@@ -83,12 +71,13 @@ def measure(texts: list[str], vocab_size: int, rounds: int) -> dict[str, Any]:
         "megafm": lambda: ours.encode_batch(texts),
         "tokenizers": lambda: [one.ids for one in alone.encode_batch_fast(texts)],
     }
-    num_bytes = sum(len(text.encode()) for text in texts)
+    size = num_bytes(texts)
     found: dict[str, Any] = {"rustbpe_gate": gate}
     for name, providers in (("train", training), ("encode", encoding)):
-        seconds = medians(providers, rounds)
+        turns = take_turns(providers, rounds)
+        seconds = {provider: statistics.median(times) for provider, times in turns.items()}
         found[name] = {
-            provider: {"seconds": round(time, 4), "mb_per_s": round(num_bytes / time / 1e6, 2)}
+            provider: {"seconds": round(time, 4), "mb_per_s": round(size / time / 1e6, 2)}
             for provider, time in seconds.items()
         }
         ratio = seconds["tokenizers"] / seconds["megafm"]
@@ -102,8 +91,7 @@ def main() -> None:
     parser.add_argument("--vocab-size", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    with options.text.open(encoding="utf-8") as lines:
-        texts = [json.loads(line)["text"] for line in lines]
+    texts = read_texts(options.text)
     found = measure(texts, options.vocab_size, options.rounds)
     print(json.dumps(found, indent=2))
     result = {
@@ -111,18 +99,10 @@ def main() -> None:
         "peers": {name: version(name) for name in ("tokenizers", "rustbpe")},
         "clock": os.environ.get(CLOCK, "wall"),
         "vocab_size": options.vocab_size,
-        "text": {
-            "name": options.text.name,
-            "documents": len(texts),
-            "bytes": sum(len(text.encode()) for text in texts),
-            "sha256": hashlib.sha256("\0".join(texts).encode()).hexdigest(),
-        },
+        "text": identity(options.text, texts),
         **found,
     }
-    out = ROOT / "benchmarks" / "results" / "tokenizer" / f"{slug(torch.device('cpu'))}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(out)
+    write_result(f"tokenizer/{slug(torch.device('cpu'))}", result)
 
 
 if __name__ == "__main__":

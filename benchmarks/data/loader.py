@@ -12,7 +12,6 @@ training. Writes benchmarks/results/data/loader_MACHINE.json.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.machine import ROOT, provenance, slug
+from benchmarks.machine import provenance, slug, write_result
 from megafm.data import IndexedDatasetWriter, Samples, TrainingData, training_samples
 from megafm.data.ahead import Ahead
 from megafm.data.config import BlendPart
@@ -112,10 +111,7 @@ def main() -> None:
         "cases": cases,
         "bar": {"wait_share": worst, "bar": BAR},
     }
-    out = ROOT / "benchmarks" / "results" / "data" / f"loader_{slug(torch.device('cpu'))}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    print(out)
+    write_result(f"data/loader_{slug(torch.device('cpu'))}", found)
 
 
 if __name__ == "__main__":

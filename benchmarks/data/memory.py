@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.machine import ROOT, provenance
+from benchmarks.machine import provenance, write_result
 from megafm.data import inputs
 from megafm.data.config import DataJob, Executor, Source, Steps
 from megafm.data.executors import run
@@ -118,11 +118,7 @@ def main() -> None:
         print(
             f"{name:10} {row['peak_mib']:8.1f} MiB {runs[1]['stages'][name]['peak_mib']:8.1f} MiB"
         )
-    out = ROOT / "benchmarks" / "results" / "data" / "memory.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    result = provenance(torch.device("cpu")) | {"runs": runs}
-    out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(out)
+    write_result("data/memory", provenance(torch.device("cpu")) | {"runs": runs})
 
 
 if __name__ == "__main__":

@@ -13,11 +13,9 @@ for a machine that others use.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
+import functools
 import os
 import re
-import statistics
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -27,8 +25,9 @@ import datasketch
 import rensa
 import torch
 
-from benchmarks.machine import ROOT, provenance, slug
-from benchmarks.worker import CLOCK, clock
+from benchmarks.data.texts import identity, read_texts, take_turns, throughputs
+from benchmarks.machine import provenance, slug, write_result
+from benchmarks.worker import CLOCK
 from megafm.data.index import missing, native
 from megafm.data.near_duplicates import permutations
 
@@ -71,43 +70,15 @@ PROVIDERS: dict[str, Callable[[list[str]], object]] = {
 }
 
 
-def measure(texts: list[str], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every provider in every round."""
-    seconds: dict[str, list[float]] = {name: [] for name in PROVIDERS}
-    for number in range(rounds + 1):
-        for name, run in PROVIDERS.items():
-            started = clock()
-            run(texts)
-            if number > 0:  # the first warms up
-                seconds[name].append(clock() - started)
-    return seconds
-
-
 def result(path: Path, texts: list[str], rounds: int) -> dict[str, Any]:
-    seconds = measure(texts, rounds)
-    num_bytes = sum(len(text.encode()) for text in texts)
-    cases = []
-    for name, times in seconds.items():
-        median = statistics.median(times)
-        cases.append(
-            {
-                "name": name,
-                "docs_per_s": round(len(texts) / median),
-                "mb_per_s": round(num_bytes / median / 1e6, 2),
-                "seconds": [round(time, 5) for time in times],
-            }
-        )
+    runs = {name: functools.partial(run, texts) for name, run in PROVIDERS.items()}
+    cases = throughputs(take_turns(runs, rounds), texts)
     ours, *peers = (case["docs_per_s"] for case in cases)
     return {
         **provenance(torch.device("cpu")),
         "peers": {name: version(name) for name in ("rensa", "datasketch")},
         "clock": os.environ.get(CLOCK, "wall"),
-        "text": {
-            "name": path.name,
-            "documents": len(texts),
-            "bytes": num_bytes,
-            "sha256": hashlib.sha256("\0".join(texts).encode()).hexdigest(),
-        },
+        "text": identity(path, texts),
         "cases": cases,
         "bar": {"ratio": round(ours / max(peers), 2), "bar": BAR},
     }
@@ -120,17 +91,12 @@ def main() -> None:
     options = parser.parse_args()
     if missing() is not None:
         parser.error(f"{missing()}; run: make setup")
-    with options.text.open(encoding="utf-8") as lines:
-        texts = [json.loads(line)["text"] for line in lines]
+    texts = read_texts(options.text)
     found = result(options.text, texts, options.rounds)
     for case in found["cases"]:
         print(f"{case['name']:16} {case['docs_per_s']:>9,} docs/s {case['mb_per_s']:>8.1f} MB/s")
     print(f"ours / best peer {found['bar']['ratio']} (bar {BAR})")
-    folder = ROOT / "benchmarks" / "results" / "data"
-    folder.mkdir(parents=True, exist_ok=True)
-    out = folder / f"minhash_{slug(torch.device('cpu'))}.json"
-    out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    print(out)
+    write_result(f"data/minhash_{slug(torch.device('cpu'))}", found)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ it is left. Writes benchmarks/results/data/pii.json.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import re
 from collections import Counter
 from typing import Any
 
 from benchmarks.data.planted import DECOYS, PLANTS, sentence
-from benchmarks.machine import ROOT
+from benchmarks.machine import write_result
 from megafm.checkpoint.info import git_commit
 from megafm.data.document import Document
 from megafm.data.steps.pii import PII
@@ -86,10 +85,7 @@ def main() -> None:
     for row in found["kinds"]:
         print(f"{row['kind']:18} recall {row['recall']:.4f} precision {row['precision']:.4f}")
     print(f"decoys left alone {found['decoys_left_alone']:.4f}")
-    out = ROOT / "benchmarks" / "results" / "data" / "pii.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(out)
+    write_result("data/pii", found)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,8 @@ counts the process's own CPU time, for a machine that others use.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib
-import json
 import os
-import statistics
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,8 +22,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.machine import ROOT, provenance, slug
-from benchmarks.worker import CLOCK, clock
+from benchmarks.data.texts import identity, read_texts, take_turns, throughputs
+from benchmarks.machine import provenance, slug, write_result
+from benchmarks.worker import CLOCK
 from megafm.data.document import Document
 from megafm.data.steps import registry
 from megafm.data.steps.copies import RepeatedRuns, SimHash
@@ -89,45 +87,17 @@ def _peer(step: Any, documents: list[Any]) -> Run:
     return lambda: [step.filter(kind(text=d.text, id=d.id)) for d in documents]
 
 
-def measure(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every run in every round."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(rounds + 1):
-        for name, run in runs.items():
-            started = clock()
-            run()
-            if number > 0:  # the first warms up
-                seconds[name].append(clock() - started)
-    return seconds
-
-
 def result(path: Path, texts: list[str], rounds: int) -> dict[str, Any]:
     documents = [Document(f"{i:08}", t, "bench", "", "CC0-1.0") for i, t in enumerate(texts)]
-    num_bytes = sum(document.num_bytes for document in documents)
     other, missing = peers(documents)
     runs = ours(documents) | {f"datatrove {name}": run for name, run in other.items()}
-    cases = []
-    for name, times in measure(runs, rounds).items():
-        median = statistics.median(times)
-        cases.append(
-            {
-                "name": name,
-                "docs_per_s": round(len(texts) / median),
-                "mb_per_s": round(num_bytes / median / 1e6, 2),
-                "seconds": [round(time, 5) for time in times],
-            }
-        )
+    cases = throughputs(take_turns(runs, rounds), texts)
     return {
         **provenance(torch.device("cpu")),
         "datatrove": _version("datatrove"),
         "not_run": missing,
         "clock": os.environ.get(CLOCK, "wall"),
-        "text": {
-            "name": path.name,
-            "documents": len(texts),
-            "bytes": num_bytes,
-            "sha256": hashlib.sha256("\0".join(texts).encode()).hexdigest(),
-        },
+        "text": identity(path, texts),
         "cases": cases,
     }
 
@@ -144,18 +114,13 @@ def main() -> None:
     parser.add_argument("text", type=Path, metavar="TEXT.jsonl")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    with options.text.open(encoding="utf-8") as lines:
-        texts = [json.loads(line)["text"] for line in lines]
+    texts = read_texts(options.text)
     found = result(options.text, texts, options.rounds)
     for case in found["cases"]:
         print(f"{case['name']:32} {case['docs_per_s']:>9,} docs/s {case['mb_per_s']:>8.1f} MB/s")
     for name, reason in found["not_run"].items():
         print(f"datatrove for {name}: {reason}")
-    folder = ROOT / "benchmarks" / "results" / "data"
-    folder.mkdir(parents=True, exist_ok=True)
-    out = folder / f"steps_{slug(torch.device('cpu'))}.json"
-    out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    print(out)
+    write_result(f"data/steps_{slug(torch.device('cpu'))}", found)
 
 
 if __name__ == "__main__":

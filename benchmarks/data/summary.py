@@ -24,8 +24,8 @@ def table(results: Path) -> str:
         return "Not yet measured on a quiet machine."
     devices = sorted({result["hardware"]["device"] for result in found.values()})
     return "\n".join([*HEAD, *rows]) + (
-        f"\n\nOn one core of {', '.join(devices)}; the loader beside steps of a million "
-        "tokens a second. From `benchmarks/results/data` and "
+        f"\n\nOn {', '.join(devices)}: the tokenizer on all cores, the others on one, the "
+        "loader beside steps of a million tokens a second. From `benchmarks/results/data` and "
         "`benchmarks/results/tokenizer`, which hold every step."
     )
 

@@ -12,7 +12,6 @@ benchmarks/results/parallel/scaling_DEVICE.json.
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import sys
@@ -24,7 +23,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from benchmarks.machine import ROOT, provenance, slug
+from benchmarks.machine import provenance, slug, write_result
 from megafm.device import keep_freed_memory
 from megafm.model import ModelConfig
 from megafm.parallel import world
@@ -65,12 +64,9 @@ def main() -> None:
         "rounds": rounds,
         "cases": list(cases(seconds)),
     }
-    path = ROOT / "benchmarks" / "results" / "parallel" / f"scaling_{slug(CPU)}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     for case in result["cases"]:
         print("  ".join(f"{key} {value}" for key, value in case.items()))
-    print(path)
+    write_result(f"parallel/scaling_{slug(CPU)}", result)
 
 
 def measure(rank: int, rounds: int, answers: Any) -> None:

@@ -34,8 +34,6 @@ def train_tokenizer(config: TokenizerJob, say: Callable[[str], None] = print) ->
         f"{settings.dir}: {tokenizer.vocab_size} tokens, {packed:.3f} bytes/token on validation, "
         f"hash {tokenizer.hash[:12]}, {time.monotonic() - started:.1f} s"
     )
-    if not tokenizer.lossless:
-        say(f"tokenizer.kind={settings.kind}: text does not decode to itself; not for pretraining")
     return tokenizer
 
 
@@ -70,6 +68,8 @@ def import_other(config: TokenizerJob, say: Callable[[str], None] = print) -> To
         f"{settings.dir}: {tokenizer.vocab_size} tokens of {settings.source}, hash "
         f"{tokenizer.hash[:12]}; set model.vocab_size={tokenizer.vocab_size} or more"
     )
+    if not tokenizer.lossless:
+        say(f"{settings.source}: text does not decode to itself; not for pretraining")
     return tokenizer
 
 

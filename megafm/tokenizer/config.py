@@ -16,9 +16,8 @@ class Recipe:
     """What is learnt, and how text is cut before it.
 
     Attributes:
-        kind: bpe and unigram work on bytes, the sentencepiece kinds on characters, with blanks as
-            U+2581 and bytes for characters that they do not know. wordpiece loses white space and
-            unknown characters: not for pretraining.
+        kind: bpe, unigram and wordpiece work on bytes, the sentencepiece kinds on characters, with
+            blanks as U+2581 and bytes for characters that they do not know.
         digits: how runs of digits are cut.
         keep_indentation: a line break and the blanks after it make one word.
         whole: terms that are one token wherever they stand as words of their own; of `whole_file`

@@ -22,6 +22,7 @@ BYTE = re.compile("<0x[0-9A-F]{2}>")
 PROBE = (
     " A  b\t\n\r\n   c \u00e9 e\u0301 \ufb01 \uff21 \u4e2d\u6587 \U0001f600\u200d \x00 12345,6 'S"
 )
+NAME = re.compile(r"^\W+|\W+$")  # what stands around the name of a special token
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -124,12 +125,20 @@ class Tokenizer:
 
         Raises:
             ValueError: there is no chat template, or it refuses the conversation, or it rewrites
-                special tokens of a message.
+                special tokens of a message, or a role is the name of one that is no speaker's.
         """
         if self.chat is None:
             raise ValueError(
                 "this tokenizer has no chat template; train it with tokenizer.chat_template=chatml"
             )
+        # A template may write "<|" + role + "|>", so the name alone would make such a token.
+        names = {NAME.sub("", token): token for token in (*self.special.values(), END_OF_DOCUMENT)}
+        for number, message in enumerate(messages):
+            if token := names.get(str(message.get("role")).strip()):
+                raise ValueError(
+                    f"messages[{number}].role={message['role']}: names the special token {token}; "
+                    "set a role such as user"
+                )
         chat = self.chat.render(messages, generation_prompt=generation_prompt, **values)
         controls = self._controls
         hidden = controls.hide({"messages": messages, **values})
@@ -147,13 +156,13 @@ class Tokenizer:
         """How many bytes of text each id stands for, int32 (vocab_size,); 0 for special tokens.
 
         Of a SentencePiece tokenizer that puts a blank before the text, the first token counts it;
-        of a WordPiece tokenizer no token counts white space.
+        of a WordPiece tokenizer of BERT's sort no token counts white space.
         """
         sizes = np.zeros(self.vocab_size, np.int32)
         in_bytes = '"ByteLevel"' in json.dumps(json.loads(self._json)["decoder"])
         for token, index in self._inner.get_vocab(with_added_tokens=False).items():
             if in_bytes:  # one character of its alphabet is one byte
-                sizes[index] = len(token)
+                sizes[index] = len(token.removeprefix("\u2581"))
             elif BYTE.fullmatch(token):
                 sizes[index] = 1
             else:

@@ -20,8 +20,9 @@ from megafm.tokenizer.words import words
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
 COVERAGE = 0.9995  # of the characters of the text have pieces of their own; the rest goes by bytes
-IN_BYTES = ("bpe", "unigram")
-UNKNOWN = "[UNK]"
+CONTINUES = "\u2581"  # before a piece inside a word; no byte is spelt so, but "##" may be text
+IN_BYTES = ("bpe", "unigram", "wordpiece")
+LONGEST_WORD = 100  # bytes of a word for WordPiece, whose search is quadratic in them
 UNSEEN = -1e6  # a score that the best path through a text never takes
 
 
@@ -44,8 +45,8 @@ def train(
     special = special_tokens(recipe, chat_template)
     in_bytes = recipe.kind in IN_BYTES  # terms are entries of the model itself
     for_terms = (2 if in_bytes else 1) * len(terms)
-    least = len(special) + 256 + for_terms
-    if vocab_size < least and recipe.kind != "wordpiece":
+    least = len(special) + (512 if recipe.kind == "wordpiece" else 256) + for_terms
+    if vocab_size < least:
         raise ValueError(
             f"tokenizer.vocab_size={vocab_size}: too small for every byte and the end of a "
             f"document; set tokenizer.vocab_size={least} or more"
@@ -96,16 +97,17 @@ def pad(inner: tokenizers.Tokenizer, size: int, multiple: int) -> None:
 
 def _untrained(recipe: Recipe, terms: list[str]) -> tokenizers.Tokenizer:
     cut = pre_tokenizers.Split(Regex(words(recipe, terms)), "isolated")
-    model: Any = models.WordPiece(unk_token=UNKNOWN)
-    if recipe.kind != "wordpiece":
-        model = models.BPE() if recipe.kind.endswith("bpe") else models.Unigram()
+    in_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    model: Any = models.BPE() if recipe.kind.endswith("bpe") else models.Unigram()
+    if recipe.kind == "wordpiece":
+        model = models.WordPiece(unk_token=END_OF_DOCUMENT, max_input_chars_per_word=LONGEST_WORD)
+        model.continuing_subword_prefix = CONTINUES
     inner = tokenizers.Tokenizer(model)
     if recipe.kind == "wordpiece":
-        signs = pre_tokenizers.BertPreTokenizer()
-        inner.pre_tokenizer = pre_tokenizers.Sequence([signs, cut])
-        inner.decoder = decoders.WordPiece()
+        short = pre_tokenizers.FixedLength(LONGEST_WORD)
+        inner.pre_tokenizer = pre_tokenizers.Sequence([cut, in_bytes, short])
+        inner.decoder = decoders.Sequence([decoders.Replace(CONTINUES, ""), decoders.ByteLevel()])
     elif recipe.kind in IN_BYTES:
-        in_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         inner.pre_tokenizer = pre_tokenizers.Sequence([cut, in_bytes])
         inner.decoder = decoders.ByteLevel()
     else:
@@ -126,18 +128,21 @@ def _learn(
 ) -> dict[str, Any]:
     """tokenizer.json of the trained model, as a dict."""
     by_bytes = recipe.kind.startswith("sentencepiece")
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
     first = [*special, *(BYTES if by_bytes else ())]
+    if recipe.kind == "wordpiece":
+        first += [CONTINUES + letter for letter in sorted(alphabet)]
     settings: dict[str, Any] = {
         "vocab_size": vocab_size,
         "show_progress": False,
         "special_tokens": [AddedToken(token, special=True, normalized=False) for token in first],
     }
     if recipe.kind in IN_BYTES:
-        settings["initial_alphabet"] = pre_tokenizers.ByteLevel.alphabet()
+        settings["initial_alphabet"] = alphabet
     if by_bytes:
         texts = covered(list(texts), COVERAGE)
     if recipe.kind == "wordpiece":
-        settings["special_tokens"].append(UNKNOWN)
+        settings["continuing_subword_prefix"] = CONTINUES
         trainer: Any = trainers.WordPieceTrainer(min_frequency=2, **settings)
     elif recipe.kind.endswith("bpe"):
         trainer = trainers.BpeTrainer(min_frequency=2, **settings)
@@ -182,4 +187,5 @@ def _add_terms(model: dict[str, Any], terms: list[str]) -> None:
             model["vocab"] = [list(one) for one in scores.items()]
         else:
             model["vocab"].setdefault(entry, len(model["vocab"]))
-            model["ignore_merges"] = True
+            if model["type"] == "BPE":
+                model["ignore_merges"] = True

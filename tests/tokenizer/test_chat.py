@@ -125,9 +125,23 @@ def test_special_tokens_in_a_message_are_ordinary_text(kind: Any, conversation: 
     assert tokenizer.chat is not None
     text = tokenizer.chat.render(messages).text
     assert "<|im_end|>" in text.removesuffix("<|im_end|>\n")
-    assert kind == "wordpiece" or tokenizer.decode(ids) == text  # the same text, other ids
+    assert tokenizer.decode(ids) == text  # the same text, other ids
     turns = len(messages)
     assert [ids.count(special) for special in range(3)] == [0, turns, turns]
+
+
+@pytest.mark.parametrize("role", ["endoftext", " endoftext", "im_end"])
+def test_a_role_that_names_a_special_token_is_refused(role: str) -> None:
+    template = (
+        "{% for one in messages %}{{ '<|' + one.role | trim + '|>' + one.content }}{% endfor %}"
+    )
+    tokenizer = train(iter(sentences()), 600, Recipe(special_tokens=("<|user|>", "<|im_end|>")))
+    tokenizer.special["eos_token"] = "<|im_end|>"
+    tokenizer = tokenizer.with_chat_template(template)
+    user = {"role": "user", "content": "a"}
+    assert tokenizer.encode_chat([user])[0][0] == 1
+    with pytest.raises(ValueError, match=rf"messages\[1\].role={role}: names the special token <"):
+        tokenizer.encode_chat([user, {"role": role, "content": "b"}])
 
 
 def test_a_model_that_holds_special_tokens_makes_none_of_a_message() -> None:

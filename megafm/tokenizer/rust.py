@@ -21,17 +21,18 @@ GATE_VOCAB_SIZE = 2048
 
 
 def train_rustbpe(
+    inner: tokenizers.Tokenizer,
     texts: Iterator[str],
     vocab_size: int,
     special: list[str],
     pattern: str,
-    reference: Callable[[Iterator[str], int], dict[str, Any]],
-) -> dict[str, Any]:
-    """tokenizer.json, as a dict, of what rustbpe learns from the texts.
+    reference: Callable[[Iterator[str], int], None],
+) -> tokenizers.Tokenizer:
+    """`inner` with what rustbpe learns from the texts.
 
     Args:
         pattern: of a word.
-        reference: learns the same by tokenizers, from texts and a vocabulary size.
+        reference: trains `inner` by tokenizers, from texts and a vocabulary size.
 
     Raises:
         ValueError: rustbpe is missing, or learns something else than tokenizers.
@@ -43,10 +44,12 @@ def train_rustbpe(
         if size >= GATE_BYTES:
             break
     small = min(vocab_size, GATE_VOCAB_SIZE)
-    wanted = reference(iter(first), small)
+    reference(iter(first), small)
+    wanted = json.loads(inner.to_str())
     small = len(wanted["model"]["vocab"])  # the first part may not hold more
     check_same(wanted, _learn(iter(first), small, special, pattern, wanted), first)
-    return _learn(chain(first, texts), vocab_size, special, pattern, wanted)
+    learnt = _learn(chain(first, texts), vocab_size, special, pattern, wanted)
+    return tokenizers.Tokenizer.from_str(json.dumps(learnt))
 
 
 def check_same(wanted: dict[str, Any], found: dict[str, Any], texts: list[str]) -> None:

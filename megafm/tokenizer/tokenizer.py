@@ -48,10 +48,11 @@ class Tokenizer:
         self._json = inner.to_str(pretty=True)
         inner.encode_special_tokens = True
         self._inner = inner
-        self.vocab_size: int = 1 + max(inner.get_vocab().values())
+        vocab = inner.get_vocab()
+        self.vocab_size: int = 1 + max(vocab.values())
         end = end_of_document(inner, self.special)
         assert end is not None, "load and train see to it"
-        self.eod_id: int = inner.get_vocab()[end]
+        self.eod_id: int = vocab[end]
         self.chat = ChatTemplate(chat_template, self.special) if chat_template else None
         locked = [self._json]
         locked += [chat_template] if chat_template else []

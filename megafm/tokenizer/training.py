@@ -54,12 +54,12 @@ def train(
     room = vocab_size - for_terms
     inner = _untrained(recipe, terms if in_bytes else [])
     if recipe.trainer == "rustbpe":
-        pattern = words(recipe, terms)
         learn = functools.partial(_learn, inner, recipe=recipe, special=special)
-        trained = train_rustbpe(iter(texts), room, special, pattern, learn)
+        pattern = words(recipe, terms)
+        inner = train_rustbpe(inner, iter(texts), room, special, pattern, learn)
     else:
-        trained = _learn(inner, texts, room, recipe, special)
-    reached = len(trained["model"]["vocab"])
+        _learn(inner, texts, room, recipe, special)
+    reached = inner.get_vocab_size()
     if reached != room:
         problem = "supports" if reached < room else "has characters for"
         bound = "less, or raise tokenizer.max_bytes" if reached < room else "more"
@@ -67,9 +67,8 @@ def train(
             f"tokenizer.vocab_size={vocab_size}: the training text {problem} "
             f"{reached + for_terms}; set tokenizer.vocab_size={reached + for_terms} or {bound}"
         )
-    if in_bytes:
-        _add_terms(trained["model"], terms)
-    inner = tokenizers.Tokenizer.from_str(json.dumps(trained))
+    if recipe.kind != "bpe" or terms:
+        inner = _completed(inner, recipe.kind, len(special), terms if in_bytes else [])
     if not in_bytes:
         inner.add_tokens([AddedToken(term, single_word=True, normalized=False) for term in terms])
     pad(inner, vocab_size, recipe.pad_to_multiple_of)
@@ -87,8 +86,10 @@ def special_tokens(recipe: Recipe, chat_template: str) -> list[str]:
 
 def pad(inner: tokenizers.Tokenizer, size: int, multiple: int) -> None:
     """Add reserved tokens until there are `size` ids, or the next multiple."""
+    missing = -(-size // multiple) * multiple - inner.get_vocab_size()
+    if not missing:
+        return
     taken = inner.get_vocab()
-    missing = -(-size // multiple) * multiple - (1 + max(taken.values()))
     free = (name for n in range(10**9) if (name := f"<|reserved_{n}|>") not in taken)
     inner.add_special_tokens(
         [AddedToken(next(free), special=True, normalized=False) for _ in range(missing)]
@@ -125,8 +126,8 @@ def _learn(
     vocab_size: int,
     recipe: Recipe,
     special: list[str],
-) -> dict[str, Any]:
-    """tokenizer.json of the trained model, as a dict."""
+) -> None:
+    """Train `inner`."""
     by_bytes = recipe.kind.startswith("sentencepiece")
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     first = [*special, *(BYTES if by_bytes else ())]
@@ -149,16 +150,24 @@ def _learn(
     else:
         trainer = trainers.UnigramTrainer(unk_token=special[0], **settings)
     inner.train_from_iterator(texts, trainer)
+
+
+def _completed(
+    inner: tokenizers.Tokenizer, kind: str, num_special: int, terms: list[str]
+) -> tokenizers.Tokenizer:
+    """With what the trainers of tokenizers have no setting for."""
     trained: dict[str, Any] = json.loads(inner.to_str())
     # Bytes are pieces, but not found in text by their names.
-    trained["added_tokens"] = [one for one in trained["added_tokens"] if one["id"] < len(special)]
+    bytes_ = [one for one in trained["added_tokens"] if one["id"] >= num_special]
+    trained["added_tokens"] = trained["added_tokens"][:num_special]
     model = trained["model"]
-    if by_bytes:
+    if kind.startswith("sentencepiece"):
         model["byte_fallback"] = True
     if model["type"] == "Unigram":
-        for entry in model["vocab"][: len(first)]:
+        for entry in model["vocab"][: num_special + len(bytes_)]:
             entry[1] = UNSEEN
-    return trained
+    _add_terms(model, terms)
+    return tokenizers.Tokenizer.from_str(json.dumps(trained))
 
 
 def covered(texts: list[str], share: float) -> Iterator[str]:

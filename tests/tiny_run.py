@@ -60,6 +60,7 @@ def make_tiny_run(folder: Path) -> Path:
         seq_len=SEQ_LEN,
         tokenizer_hash=tokenizer.hash,
         snapshot_id=manifest.snapshot_id,
+        snapshots=(manifest.snapshot_id,),
     )
     save_model(folder, build(config, seed=4), info)
     written = {"data": {"dir": str(data_dir)}, "model": to_dict(config), "train": {"steps": 20}}

@@ -27,7 +27,9 @@ class CheckpointInfo:
         tokens: training tokens consumed, with the padding of packed rows.
         seq_len: tokens of context that the model was trained with.
         packing: how documents were made into samples (data.packing).
-        config_hash, tokenizer_hash, snapshot_id: sha256 of config, tokenizer.json and dataset.
+        config_hash, tokenizer_hash, snapshot_id: sha256 of config, tokenizer.json and the data
+            that was seen.
+        snapshots: snapshot IDs of the folders that were trained on.
         git_commit: of the megafm checkout that trained it; None for an installed package.
         files: bytes of each tensor file, to tell a truncated one.
     """
@@ -41,6 +43,7 @@ class CheckpointInfo:
     config_hash: str | None = None
     tokenizer_hash: str | None = None
     snapshot_id: str | None = None
+    snapshots: tuple[str, ...] = ()
     git_commit: str | None = None
     megafm_version: str | None = None
     torch_version: str | None = None

@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 
 from megafm.data.index import native
-from megafm.data.samples import Batch, Samples
+from megafm.data.samples import Batch, Samples, concatenate
 
 MAX_PARTS = 2**24  # a table of eight bytes each
 
@@ -23,13 +23,20 @@ class Blend:
     Args:
         sources: of one kind, and one seq_len.
         weights: positive, of any sum; as decimal numbers they are taken exactly.
+        before: how many samples of each source others have taken; none by default.
 
     Raises:
         ValueError: the weights have more than MAX_PARTS parts.
     """
 
-    def __init__(self, sources: Sequence[Samples], weights: Sequence[float]) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Samples],
+        weights: Sequence[float],
+        before: Sequence[int] | None = None,
+    ) -> None:
         self.sources = sources
+        self._before = np.array(before or [0] * len(sources), np.int64)
         self.seq_len = sources[0].seq_len
         self.parts = parts(weights)
         lengths = [source.attended_len for source in sources]
@@ -43,7 +50,14 @@ class Blend:
         """For samples first .. first + count - 1 the source, and which of its samples: int64."""
         cycle, place = np.divmod(np.arange(first, first + count, dtype=np.int64), len(self._source))
         source = self._source[place].astype(np.int64)
-        return source, cycle * np.array(self.parts, np.int64)[source] + self._number[place]
+        sample = cycle * np.array(self.parts, np.int64)[source] + self._number[place]
+        return source, self._before[source] + sample
+
+    def counts(self, num_samples: int) -> list[int]:
+        """How many of the first `num_samples` each source gives."""
+        cycles, rest = divmod(num_samples, len(self._source))
+        of_rest = np.bincount(self._source[:rest], minlength=len(self.parts))
+        return [cycles * part + int(n) for part, n in zip(self.parts, of_rest, strict=True)]
 
     def batch(self, first: int, count: int) -> Batch:
         source, sample = self.places(first, count)
@@ -55,18 +69,14 @@ class Blend:
             if len(where)
         ]
         order = np.argsort(np.concatenate(rows))
-        starts = [one.starts for one in batches if one.starts is not None]
-        return Batch(
-            np.concatenate([one.tokens for one in batches])[order],
-            np.concatenate([one.targets for one in batches])[order],
-            np.concatenate(starts)[order] if starts else None,
-        )
+        return concatenate(batches).rows(order)
 
     def epochs(self, num_samples: int) -> str:
         each = (
-            f"{part / sum(self.parts):.2%} of samples, "
-            f"{source.epochs(round(num_samples * part / sum(self.parts)))}"
-            for source, part in zip(self.sources, self.parts, strict=True)
+            f"{part / sum(self.parts):.2%} of samples, {source.epochs(count)}"
+            for source, part, count in zip(
+                self.sources, self.parts, self.counts(num_samples), strict=True
+            )
         )
         return "; ".join(each)
 

@@ -46,6 +46,27 @@ class BlendPart:
 
 
 @dataclass(frozen=True)
+class TrainingStage:
+    """A part of a run.
+
+    Attributes:
+        tokens: of the stage; the last one goes on until the run ends.
+        blend: as `TrainingData.blend`; data.dir where it is empty.
+    """
+
+    tokens: int
+    blend: tuple[BlendPart, ...] = ()
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise ValueError(
+                f"data.stages: tokens={self.tokens} of stage {self.name!r}: must be positive; "
+                "leave the stage out"
+            )
+
+
+@dataclass(frozen=True)
 class TrainingData(DataDir):
     """What a training run reads.
 
@@ -53,6 +74,8 @@ class TrainingData(DataDir):
         dir: the folder of the validation shard, and without a blend of the training shard.
         blend: the folders of the training shards; of any number of samples each gives its share to
             within one, e.g. data.blend=[{dir:runs/web/data,weight:0.8},{dir:runs/code/data,...}].
+        stages: instead of one blend, one after another: data.stages=[{name:main,tokens:900000000,
+            blend:[...]},{name:anneal,tokens:100000000,blend:[...]}]; action=mix plans them.
         packing: stream cuts all documents, end to end, into windows, and tokens see those of the
             documents before theirs; best_fit packs whole documents, each of which sees itself.
         token_dtype, eod_id: of token files made elsewhere that do not say: the type of a token, ""
@@ -60,9 +83,31 @@ class TrainingData(DataDir):
     """
 
     blend: tuple[BlendPart, ...] = ()
+    stages: tuple[TrainingStage, ...] = ()
     packing: Literal["stream", "best_fit"] = "stream"
     token_dtype: Literal["", "uint16", "uint32", "int32", "int64"] = ""
     eod_id: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.blend and self.stages:
+            raise ValueError(
+                "data.blend, data.stages: both are set; put the blend into a stage: "
+                "data.blend=[] data.stages=[{tokens:...,blend:[...]}]"
+            )
+        for number, stage in enumerate(self.stages):
+            dirs = [part.dir for part in stage.blend]
+            if len(set(dirs)) < len(dirs):
+                raise ValueError(
+                    f"data.stages: {max(dirs, key=dirs.count)} stands twice in stage {number}; "
+                    "add its weights"
+                )
+
+    @property
+    def folders(self) -> list[str]:
+        """Those whose training shards are read, each once."""
+        blends = [stage.blend for stage in self.stages] or [self.blend]
+        every = [part.dir for blend in blends for part in blend or (BlendPart(self.dir, 1.0),)]
+        return list(dict.fromkeys(every))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""action=mix: from data folders and a mixture to the `data.blend` of each stage of a run."""
+"""action=mix: from data folders and a mixture to the `data.blend` or `data.stages` of a run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def mix(config: MixturePlan, console: Console | None = None) -> tuple[Path, Plan
     console = console or Console()
     for name, shares in plan.items():
         console.print(table(name, shares))
-        console.print(f"{name}: data.blend={override(blend(shares))}\n", soft_wrap=True)
+    console.print(f"\nmegafm train {override(stages, plan)}", soft_wrap=True)
     stored = {
         name: {
             "shares": [{**dataclasses.asdict(one), "epochs": one.epochs} for one in shares],
@@ -126,10 +126,21 @@ def rows(shares: Sequence[Share]) -> list[tuple[str, ...]]:
     ]
 
 
-def override(blend: Sequence[BlendPart]) -> str:
-    """In Hydra's grammar, between the double quotes of a shell."""
+def override(stages: Sequence[Stage], plan: Plan) -> str:
+    """What the run is told, in Hydra's grammar and between the double quotes of a shell."""
+    blends = {stage.name: _blend_override(blend(plan[stage.name])) for stage in stages}
+    if len(stages) == 1:
+        return f'"data.blend={blends[stages[0].name]}"'
+    inner = ",".join(
+        f"{{name:'{stage.name}',tokens:{stage.tokens},blend:{blends[stage.name]}}}"
+        for stage in stages
+    )
+    return f'"data.stages=[{inner}]"'
+
+
+def _blend_override(blend: Sequence[BlendPart]) -> str:
     inner = ",".join(f"{{dir:'{part.dir}',weight:{part.weight:g}}}" for part in blend)
-    return f'"[{inner}]"'
+    return f"[{inner}]"
 
 
 def _check_labels(stage: Stage, parts: Sequence[Part]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +26,21 @@ class Batch:
     tokens: np.ndarray
     targets: np.ndarray
     starts: np.ndarray | None = None
+
+    def rows(self, order: np.ndarray) -> Batch:
+        """Those that int64 `order` names."""
+        starts = None if self.starts is None else self.starts[order]
+        return Batch(self.tokens[order], self.targets[order], starts)
+
+
+def concatenate(batches: Sequence[Batch]) -> Batch:
+    """The rows of all, of one kind."""
+    starts = [one.starts for one in batches if one.starts is not None]
+    return Batch(
+        np.concatenate([one.tokens for one in batches]),
+        np.concatenate([one.targets for one in batches]),
+        np.concatenate(starts) if starts else None,
+    )
 
 
 class Samples(Protocol):

@@ -54,7 +54,7 @@ def evaluate(config: EvaluateJob) -> dict[str, Any]:
     result = {
         "corpus": manifest.corpus,
         "snapshot_id": manifest.snapshot_id,
-        "trained_on": loaded.info.snapshot_id,
+        "trained_on": list(loaded.info.snapshots),
         "model": model,
         "baselines": {name: dataclasses.asdict(value) for name, value in baselines.items()},
         "margin_percent": {
@@ -160,10 +160,11 @@ def show(result: dict[str, Any], console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    if result["trained_on"] not in (None, result["snapshot_id"]):
+    others = [one[:12] for one in result["trained_on"] if one != result["snapshot_id"]]
+    if others:
         console.print(
-            f"the model was trained on snapshot {result['trained_on'][:12]}, this is "
-            f"{result['snapshot_id'][:12]}: training may have seen this text",
+            f"the model was trained on snapshot {', '.join(others)}, this text is of "
+            f"{result['snapshot_id'][:12]}: training may have seen it",
             highlight=False,
             soft_wrap=True,
         )

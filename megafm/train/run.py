@@ -23,7 +23,14 @@ from megafm.checkpoint import BackgroundSaver, CheckpointInfo
 from megafm.checkpoint.info import git_commit
 from megafm.checkpoint.store import model_tensors
 from megafm.config import config_hash, to_dict, to_yaml
-from megafm.data import Batch, Samples, TokenWindows, check_data, training_samples
+from megafm.data import (
+    Batch,
+    DataIdentity,
+    Samples,
+    TokenWindows,
+    check_data,
+    training_samples,
+)
 from megafm.data.ahead import Ahead
 from megafm.device import device_name, peak_flops, resolve_device, resolve_precision, set_up_cpu
 from megafm.files import only_writer
@@ -81,7 +88,7 @@ class Run(Training):
     validation: TokenWindows
     token_bytes: torch.Tensor
     tokenizer_hash: str
-    snapshot_id: str
+    data_identity: DataIdentity
     saver: BackgroundSaver | None
 
     @property
@@ -110,7 +117,8 @@ class Run(Training):
             packing=self.job.data.packing,
             config_hash=config_hash(self.job),
             tokenizer_hash=self.tokenizer_hash,
-            snapshot_id=self.snapshot_id,
+            snapshot_id=self.data_identity.snapshot_id(self.tokens),
+            snapshots=tuple(self.data_identity.folders.values()),
             git_commit=git_commit(),
             megafm_version=megafm.__version__,
             torch_version=torch.__version__,
@@ -257,7 +265,7 @@ def _build(
     saver: BackgroundSaver | None,
 ) -> Run:
     tokenizer = Tokenizer.load(job.tokenizer.dir)
-    snapshot_id = check_data(job.data, tokenizer)
+    data_identity = check_data(job.data, tokenizer)
     if tokenizer.vocab_size > job.model.vocab_size:
         raise ValueError(
             f"model.vocab_size={job.model.vocab_size}: smaller than the tokenizer's "
@@ -270,7 +278,7 @@ def _build(
         validation=TokenWindows(validation, job.train.seq_len, 0, shuffle=False),
         token_bytes=torch.from_numpy(tokenizer.token_bytes()),
         tokenizer_hash=tokenizer.hash,
-        snapshot_id=snapshot_id,
+        data_identity=data_identity,
         saver=saver,
     )
     _resume(run)
@@ -305,7 +313,7 @@ def assembled(
 def _resume(run: Run) -> None:
     """Load the latest checkpoint of the run folder, if any, and check that it is of this run."""
     folder = checkpoint.latest(run.job.run.dir)
-    start = (folder and folder.name, run.tokenizer_hash, run.snapshot_id)
+    start = (folder and folder.name, run.tokenizer_hash, run.data_identity.stages)
     starts = world.gather(start)
     other = _first_other(starts)
     if other is not None:
@@ -328,10 +336,12 @@ def _resume(run: Run) -> None:
             f"tokenizer.dir={run.job.tokenizer.dir}: its hash {run.tokenizer_hash[:12]} is not "
             f"{str(info.tokenizer_hash)[:12]}, which {folder} was trained with; {fresh}"
         )
-    if info.snapshot_id not in (None, run.snapshot_id):
+    snapshot_id = run.data_identity.snapshot_id(info.tokens)
+    if info.snapshot_id not in (None, snapshot_id):
         raise ValueError(
-            f"data.dir={run.job.data.dir}: its snapshot, with data.blend, {run.snapshot_id[:12]} "
-            f"is not {str(info.snapshot_id)[:12]}, which {folder} was trained on; {fresh}"
+            f"data.dir={run.job.data.dir}: its snapshot, with data.blend or the data.stages until "
+            f"here, {snapshot_id[:12]} is not {str(info.snapshot_id)[:12]}, which {folder} was "
+            f"trained on; {fresh}"
         )
     packing = run.job.data.packing
     if info.samples and info.packing != packing:
@@ -403,7 +413,7 @@ def _introduce(run: Run) -> None:
     stated = f"{peak / 1e12:,.0f} TFLOP/s a device" if peak else "n/a"
     epochs = run.training.epochs(job.train.steps * job.train.global_batch_size)
     mflops = run.flops_per_token / 1e6
-    folders = ", ".join(part.dir for part in job.data.blend) or job.data.dir
+    folders = ", ".join(job.data.folders)
     active = f", {num_active_parameters(job.model):,} of them active" if job.model.moe else ""
     run.say(
         f"model {num_parameters(job.model):,} parameters{active}, {mflops:,.0f} MFLOP/token\n"
@@ -411,6 +421,14 @@ def _introduce(run: Run) -> None:
         f"data {folders}: {job.train.steps} steps of {job.train.global_batch_size} x "
         f"{job.train.seq_len} tokens are {epochs}"
     )
+    planned = sum(stage.tokens for stage in job.data.stages)
+    tokens = job.train.steps * job.train.global_batch_size * job.train.seq_len
+    if planned and not 0.99 < tokens / planned < 1.01:
+        run.say(
+            f"warning: train.steps={job.train.steps} are {tokens:,} tokens, data.stages "
+            f"{planned:,}: "
+            + ("the last stage goes on" if tokens > planned else "what is left is not reached")
+        )
     if job.schedule.warmup_steps >= job.train.steps:
         run.say(
             f"warning: schedule.warmup_steps={job.schedule.warmup_steps} is not over by "

@@ -104,7 +104,7 @@ def test_training_samples_are_of_the_kind_and_blend_that_is_set(tmp_path: Path) 
     assert isinstance(training_samples(TrainingData(web), 8, 1), TokenWindows)
     packed = training_samples(TrainingData(web, packing="best_fit"), 8, 1)
     assert isinstance(packed, PackedDocuments)
-    data = TrainingData(web, (BlendPart(web, 3), BlendPart(code, 1)), "best_fit")
+    data = TrainingData(web, (BlendPart(web, 3), BlendPart(code, 1)), packing="best_fit")
     blend = training_samples(data, 8, 1)
     assert isinstance(blend, Blend)
     batch, source = blend.batch(0, 8), blend.places(0, 8)[0]

@@ -1,4 +1,4 @@
-"""Mixtures on the command line: from the manifests of data folders to `data.blend`."""
+"""Mixtures on the command line: from the manifests of data folders to settings of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from megafm.config import compose
+from megafm.config import compose, to_dict
 from megafm.data import Manifest
 from megafm.data.config import BlendPart, DataJob, MixturePart, MixturePlan, MixtureStage
 from megafm.data.mixing import mix, parts, stages_of
@@ -50,9 +50,9 @@ def test_from_folders_of_tokens_to_the_blend_of_a_run(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    found = re.search(r'^all: data\.blend="(.*)"$', done.stdout, re.MULTILINE)
+    found = re.search(r'^megafm train "(data\.blend=.*)"$', done.stdout, re.MULTILINE)
     assert found
-    blend = compose("train", TrainJob, [f"data.blend={found[1]}"]).data.blend
+    blend = compose("train", TrainJob, [found[1]]).data.blend
     assert blend == (BlendPart(str(folder), 0.375), BlendPart("/x", 0.625))  # 2.5 of 4 at most
     report = (tmp_path / "out" / "report.html").read_text()
     row = f"<td>{folder}</td>" + "".join(
@@ -65,7 +65,16 @@ def test_from_folders_of_tokens_to_the_blend_of_a_run(tmp_path: Path) -> None:
 def test_a_curriculum_keeps_its_cap_over_all_stages(tmp_path: Path) -> None:
     job = compose("data", DataJob, ["action=mix", "mixture=curriculum"])
     config = MixturePlan(of_domains(dialogue=50), job.mixture.stages, 6000, str(tmp_path))
-    stored = planned(config)
+    shown = io.StringIO()
+    mix(config, Console(file=shown))
+    stored = json.loads((tmp_path / "mixture.json").read_text())
+    found = re.search(r'^megafm train "(data\.stages=.*)"$', shown.getvalue(), re.MULTILINE)
+    assert found
+    stages = compose("train", TrainJob, [found[1]]).data.stages
+    assert [(stage.name, stage.tokens) for stage in stages] == [("main", 5400), ("anneal", 600)]
+    assert [list(map(to_dict, stage.blend)) for stage in stages] == [
+        stored[stage.name]["blend"] for stage in stages
+    ]
     assert [name for name in stored] == ["main", "anneal"]
     main, anneal = (stored[name]["shares"] for name in ("main", "anneal"))
     assert [round(one["asked"], 6) for one in main] == [0.45, 0.2, 0.1, 0.1, 0.1, 0.05]

@@ -51,7 +51,8 @@ def test_the_result_names_what_it_was_measured_on(run_dir: Path) -> None:
     result = evaluate(job(run_dir))
     assert result == json.loads((run_dir / "evaluation.json").read_text())
     manifest = Manifest.load(run_dir / "data")
-    assert result["snapshot_id"] == result["trained_on"] == manifest.snapshot_id
+    assert result["snapshot_id"] == manifest.snapshot_id
+    assert result["trained_on"] == [manifest.snapshot_id]
     assert result["corpus"] == "tests"
     assert result["model"]["step"] == 7
     assert (result["model"]["seq_len"], result["model"]["stride"]) == (SEQ_LEN, SEQ_LEN // 2)

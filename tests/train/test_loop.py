@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 from megafm.checkpoint import checkpoints, latest, load_model
 from megafm.data import TokenWindows, TrainingData
-from megafm.data.config import BlendPart
+from megafm.data.config import BlendPart, TrainingStage
 from megafm.parallel.mesh import ParallelConfig
 from megafm.tokenizer import Tokenizer
 from megafm.train.config import OptimConfig, ScheduleConfig, TrainConfig, TrainJob
@@ -166,6 +167,36 @@ def test_packed_documents_of_a_blend_train_in_any_layout_and_resume_bitwise(
     train(train_job(corpus, tmp_path / "parts", data=data))
     losses = [[line.get("loss") for line in curve(tmp_path / run)[-2:]] for run in ("one", "parts")]
     assert losses[0] == losses[1]
+
+
+def test_a_curriculum_resumes_in_mid_stage_and_over_its_end_on_more_ranks(
+    corpus: Path, tmp_path: Path, ranks: RankPool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(corpus / "data")
+    job = train_job(corpus, tmp_path / "one")
+    step = job.train.global_batch_size * job.train.seq_len
+    copy = str(shutil.copytree(folder, tmp_path / "copy"))
+    blend = BlendPart(folder, 1.0), BlendPart(copy, 1.0)
+    stages = TrainingStage(5 * step // 2, name="main"), TrainingStage(step, blend, "anneal")
+    constant = ScheduleConfig(decay="constant", warmup_steps=2)
+    groups = {"data": TrainingData(folder, stages=stages), "schedule": constant}
+    train(train_job(corpus, tmp_path / "one", **groups))
+    said = capsys.readouterr().out
+    assert f"warning: train.steps=6 are {6 * step:,} tokens, data.stages " in said
+    assert "stage anneal from sample 20, 28 samples: 50.00% of samples" in said
+    parts = train_job(corpus, tmp_path / "parts", **groups)
+    train(with_train(parts, steps=2))
+    ranks.run(train, 2, with_train(parts, steps=5))
+    train(parts)
+    losses = [
+        [line["loss"] for line in curve(tmp_path / run) if "loss" in line]
+        for run in ("one", "parts")
+    ]
+    assert len(losses[0]) == 6 and losses[0] == pytest.approx(losses[1], rel=1e-4)
+    with pytest.raises(
+        ValueError, match="or the data.stages until here, .* is not .*; set run.dir"
+    ):
+        train(with_train(train_job(corpus, tmp_path / "parts"), steps=7))
 
 
 def test_sharded_bf16_keeps_the_rotary_tables_in_fp32(

@@ -46,7 +46,8 @@ def write(config: DataJob) -> None:
         prepare(config)
     else:
         tokenizer = Tokenizer.load(config.tokenizer.dir)
-        tokenize(config.data.dir, tokenizer, executor=config.executor)
+        encoder = config.tokenizer.encoder
+        tokenize(config.data.dir, tokenizer, executor=config.executor, encoder=encoder)
 
 
 def show(action: str, data: DataFolder) -> None:

@@ -16,7 +16,7 @@ def run_task(data_dir: str, task: Task) -> None:
         ValueError: nothing was submitted, there is no such stage, or a shard failed.
     """
     job = slurm.submitted(data_dir)
-    stages = {stage.name: stage for stage in _stages(job)}
+    stages = {stage.name: stage for stage in stages_of(job)}
     if task.stage == slurm.FINISH:
         _finish(job)
     elif task.stage in stages:
@@ -26,9 +26,10 @@ def run_task(data_dir: str, task: Task) -> None:
         raise ValueError(f"task.stage={task.stage}: set one of {', '.join(stages)}")
 
 
-def _stages(job: DataJob) -> tuple[Stage, ...]:
+def stages_of(job: DataJob) -> tuple[Stage, ...]:
+    """Of a job that was submitted."""
     if job.action == "tokenize":
-        return (tokenization.token_stage(job.data.dir),)
+        return (tokenization.token_stage(job.data.dir, job.tokenizer.encoder),)
     return pipeline(job)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from megafm.data import executors
-from megafm.data.config import DataFolder, DataJob, Executor
+from megafm.data.config import DataFolder, DataJob, EncoderName, Encoding, Executor
 from megafm.data.document import SPLITS
 from megafm.data.executors import slurm
 from megafm.data.indexed import IndexedDataset, merge
@@ -15,6 +15,7 @@ from megafm.data.stages.stage import check_done, clean_up, stages_folder
 from megafm.data.stages.tokens import Tokenize
 from megafm.files import publish, staging
 from megafm.tokenizer import Tokenizer
+from megafm.tokenizer.giga import Gigatoken
 
 
 def tokenize(
@@ -22,6 +23,7 @@ def tokenize(
     tokenizer: Tokenizer,
     say: Callable[[str], None] = print,
     executor: Executor | None = None,
+    encoder: EncoderName = "tokenizers",
 ) -> Manifest | None:
     """Write {train,validation}.{bin,idx}: a sequence per document, each closed by <|endoftext|>.
 
@@ -32,7 +34,8 @@ def tokenize(
         None when Slurm jobs will write them and are not waited for.
 
     Raises:
-        ValueError: no documents, a shard failed, or Slurm jobs of the folder have not ended.
+        ValueError: no documents, a shard failed, the encoder does not fit the tokenizer, or Slurm
+            jobs of the folder have not ended.
     """
     manifest = Manifest.load(data_dir)
     if manifest.tokenizer_hash == tokenizer.hash and _complete(data_dir, manifest):
@@ -40,15 +43,21 @@ def tokenize(
         return manifest
     if not tokenizer.lossless:
         say("the tokenizer changes white space or characters: text does not decode to itself")
+    if encoder == "gigatoken":
+        Gigatoken(tokenizer)  # refused here, before any work
     slurm.check_idle(data_dir)
     tokenizer.save(tokenizer_dir(data_dir))
-    stage = token_stage(data_dir)
+    stage = token_stage(data_dir, encoder)
     clean_up([stage])
     executor = executor or Executor()
     if executor.kind == "slurm":
-        slurm.submit(
-            DataJob(action="tokenize", data=DataFolder(data_dir), executor=executor), [stage], say
+        job = DataJob(
+            action="tokenize",
+            data=DataFolder(data_dir),
+            tokenizer=Encoding(encoder=encoder),
+            executor=executor,
         )
+        slurm.submit(job, [stage], say)
         if not executor.wait:
             return None
         manifest = Manifest.load(data_dir)
@@ -59,10 +68,11 @@ def tokenize(
     return manifest
 
 
-def token_stage(data_dir: str) -> Tokenize:
+def token_stage(data_dir: str, encoder: EncoderName = "tokenizers") -> Tokenize:
     """The stage, with the copy of the tokenizer that lies beside its units."""
     folder = tokenizer_dir(data_dir)
-    return Tokenize(stages_folder(data_dir), data_dir, str(folder), Tokenizer.load(folder).hash)
+    tokenizer_hash = Tokenizer.load(folder).hash
+    return Tokenize(stages_folder(data_dir), data_dir, str(folder), tokenizer_hash, encoder)
 
 
 def tokenizer_dir(data_dir: str) -> Path:

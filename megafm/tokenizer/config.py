@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,8 @@ class Recipe:
     Attributes:
         kind: bpe, unigram and wordpiece work on bytes, the sentencepiece kinds on characters, with
             blanks as U+2581 and bytes for characters that they do not know.
+        cut: of text into words: our own (words.py), or that of an encoding of tiktoken, by which
+            tokenizer.encoder=gigatoken of `megafm data action=tokenize` can encode kind=bpe.
         digits: how runs of digits are cut.
         keep_indentation: a line break and the blanks after it make one word.
         whole: terms that are one token wherever they stand as words of their own; of `whole_file`
@@ -31,6 +34,7 @@ class Recipe:
     """
 
     kind: Kind = "bpe"
+    cut: Literal["own", "gpt2", "cl100k_base", "o200k_base"] = "own"
     digits: Literal["single", "groups_of_3", "none"] = "groups_of_3"
     keep_indentation: bool = True
     whole: tuple[str, ...] = ()
@@ -52,6 +56,12 @@ class Recipe:
             raise ValueError(
                 f"tokenizer.trainer=rustbpe: learns tokenizer.kind=bpe alone, not {self.kind}; "
                 "set tokenizer.trainer=tokenizers"
+            )
+        if self.cut != "own" and (self.digits != "groups_of_3" or not self.keep_indentation):
+            warnings.warn(
+                "tokenizer.digits, tokenizer.keep_indentation: no effect with tokenizer.cut="
+                f"{self.cut}",
+                stacklevel=2,
             )
         for token in (*self.whole, *self.special_tokens):
             if not token or token.strip() != token:

@@ -33,6 +33,7 @@ class Tokenizer:
         vocab_size: ids are below it.
         eod_id: closes a document: END_OF_DOCUMENT, or else the eos_token.
         chat: the chat template, or None.
+        definition: tokenizer.json.
         hash: sha256 of tokenizer.json, of the chat template where there is one, and of the token
             that closes documents where it is not END_OF_DOCUMENT. Shards and checkpoints hold it.
         special: names of special tokens by role (ROLES).
@@ -45,7 +46,7 @@ class Tokenizer:
         chat_template: str | None = None,
     ) -> None:
         self.special = special or {"bos_token": END_OF_DOCUMENT, "eos_token": END_OF_DOCUMENT}
-        self._json = inner.to_str(pretty=True)
+        self.definition = inner.to_str(pretty=True)
         inner.encode_special_tokens = True
         self._inner = inner
         vocab = inner.get_vocab()
@@ -54,7 +55,7 @@ class Tokenizer:
         assert end is not None, "load and train see to it"
         self.eod_id: int = vocab[end]
         self.chat = ChatTemplate(chat_template, self.special) if chat_template else None
-        locked = [self._json]
+        locked = [self.definition]
         locked += [chat_template] if chat_template else []
         locked += [end] if end != END_OF_DOCUMENT else []
         self.hash = hashlib.sha256("\0".join(locked).encode()).hexdigest()
@@ -97,10 +98,10 @@ class Tokenizer:
             config["chat_template"] = self.chat.source
         write_text(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
         (folder / "chat_template.jinja").unlink(missing_ok=True)  # it would go first
-        write_text(folder / "tokenizer.json", self._json)
+        write_text(folder / "tokenizer.json", self.definition)
 
     def with_chat_template(self, source: str) -> Tokenizer:
-        return Tokenizer(tokenizers.Tokenizer.from_str(self._json), self.special, source)
+        return Tokenizer(tokenizers.Tokenizer.from_str(self.definition), self.special, source)
 
     def encode(self, text: str) -> list[int]:
         return self._inner.encode(text, add_special_tokens=False).ids
@@ -160,7 +161,7 @@ class Tokenizer:
         of a WordPiece tokenizer of BERT's sort no token counts white space.
         """
         sizes = np.zeros(self.vocab_size, np.int32)
-        in_bytes = '"ByteLevel"' in json.dumps(json.loads(self._json)["decoder"])
+        in_bytes = '"ByteLevel"' in json.dumps(json.loads(self.definition)["decoder"])
         for token, index in self._inner.get_vocab(with_added_tokens=False).items():
             if in_bytes:  # one character of its alphabet is one byte
                 sizes[index] = len(token.removeprefix("\u2581"))
@@ -174,7 +175,7 @@ class Tokenizer:
 
     @functools.cached_property
     def _controls(self) -> Controls:
-        return Controls(self._json)
+        return Controls(self.definition)
 
 
 def end_of_document(inner: tokenizers.Tokenizer, special: dict[str, str]) -> str | None:

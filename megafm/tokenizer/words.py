@@ -14,6 +14,20 @@ from collections.abc import Sequence
 
 from megafm.tokenizer.config import Recipe
 
+PATTERNS = {  # what tiktoken's encodings cut text by, in the syntax of Oniguruma
+    "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    "cl100k_base": (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
+    "o200k_base": (
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+        r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+        r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
+}
 DIGITS = {"single": r"\p{N}", "groups_of_3": r"\p{N}{1,3}", "none": r"\p{N}+"}
 
 
@@ -25,7 +39,7 @@ def words(recipe: Recipe, terms: Sequence[str] = ()) -> str:
             and none stands before; longest first.
     """
     indentation = r"[ \t]*" if recipe.keep_indentation else ""
-    cut = [
+    own = [
         r"[^\r\n\p{L}\p{N}]?\p{L}+",  # a word, with one sign or blank before it
         DIGITS[recipe.digits],
         # signs, with the line break and indentation after
@@ -34,6 +48,7 @@ def words(recipe: Recipe, terms: Sequence[str] = ()) -> str:
         r"\s+(?!\S)",  # other white space, leaving the last blank to the word after it
         r"\s+",
     ]
+    cut = own if recipe.cut == "own" else [PATTERNS[recipe.cut]]
     if terms:
         term = f"(?:{'|'.join(map(re.escape, terms))})(?![\\p{{L}}\\p{{N}}])"
         # A sign before a term is a word too, else it would take the term with it.

@@ -1,14 +1,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from megafm.data import IndexedDataset, Manifest, check_tokenizer, read_documents, tokenize
+from megafm.data.config import DataJob, Executor
 from megafm.data.document import write_documents
 from megafm.data.prepare import prepare
+from megafm.data.stages.tokens import load
+from megafm.data.tasks import stages_of
+from megafm.data.tokenization import token_stage
+from megafm.tokenizer import Recipe, train
+from megafm.tokenizer.giga import Gigatoken
 from tests.data.helpers import contents, data_folder, files_job, program, small_tokenizer
 
 TOKENIZER = small_tokenizer()
@@ -57,6 +64,41 @@ def test_another_tokenizer_is_told_apart(tmp_path: Path) -> None:
     message = f"{TOKENIZER.hash[:12]}, this one is {other.hash[:12]}; run: megafm data action=token"
     with pytest.raises(ValueError, match=message):
         check_tokenizer(str(folder), other)
+
+
+def test_the_faster_encoder_writes_the_same_shards(tmp_path: Path) -> None:
+    pytest.importorskip("gigatoken", reason="the extra tokenizers is not installed")
+    folder = data_folder(tmp_path)
+    with pytest.raises(ValueError, match="encoder=gigatoken: it does not know this tokenizer"):
+        tokenize(str(folder), TOKENIZER, silent, encoder="gigatoken")
+    assert not (folder / "stages" / "tokenizer").exists()  # before any work
+    texts = [document.text for document in read_documents(folder, "train")]
+    other = train(iter(texts), 380, Recipe(cut="o200k_base"))
+    tokenize(str(folder), other, silent)
+    before = contents(folder)
+    for unit in (folder / "stages" / "tokenize").iterdir():
+        shutil.rmtree(unit)
+    (folder / "train.bin").unlink()
+    tokenize(str(folder), other, silent, encoder="gigatoken")
+    assert contents(folder) == before
+    stage = token_stage(str(folder), "gigatoken")
+    assert isinstance(load(stage.tokenizer_dir, stage.tokenizer_hash, stage.encoder)[1], Gigatoken)
+
+
+def test_the_encoder_reaches_the_tasks_of_slurm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gigatoken", reason="the extra tokenizers is not installed")
+    folder = data_folder(tmp_path)
+    texts = [document.text for document in read_documents(folder, "train")]
+    submitted: list[DataJob] = []
+    monkeypatch.setattr(
+        "megafm.data.executors.slurm.submit", lambda job, *others: submitted.append(job)
+    )
+    executor = Executor(kind="slurm", workers=2, wait=False)
+    other = train(iter(texts), 380, Recipe(cut="gpt2"))
+    tokenize(str(folder), other, silent, executor, encoder="gigatoken")
+    assert stages_of(submitted[0]) == (token_stage(str(folder), "gigatoken"),)
 
 
 def test_a_full_disk_leaves_the_old_shards_whole(

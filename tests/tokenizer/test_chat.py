@@ -147,7 +147,7 @@ def test_a_role_that_names_a_special_token_is_refused(role: str) -> None:
 def test_a_model_that_holds_special_tokens_makes_none_of_a_message() -> None:
     """As Unigram models do that come from elsewhere."""
     own = with_template(PARTS)
-    content = json.loads(own._json)
+    content = json.loads(own.definition)
     content["model"] = {
         "type": "Unigram",
         "unk_id": 3,

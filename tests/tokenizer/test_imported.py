@@ -12,7 +12,6 @@ import tokenizers
 
 from megafm.tokenizer import Recipe, Tokenizer, train
 from megafm.tokenizer.imported import (
-    PATTERNS,
     byte_letters,
     from_ranks,
     import_tokenizer,
@@ -20,6 +19,7 @@ from megafm.tokenizer.imported import (
     read_ranks,
 )
 from megafm.tokenizer.tokenizer import PROBE
+from megafm.tokenizer.words import PATTERNS
 from tests.tokenizer.corpus import sentences
 
 # As newer releases of tiktoken write cl100k_base: possessive, with $ for the end of the text.
@@ -146,7 +146,7 @@ def test_a_sentencepiece_model_gives_its_ids(
 def test_a_folder_of_another_library_closes_documents_with_its_own_token(tmp_path: Path) -> None:
     import transformers
 
-    inner = tokenizers.Tokenizer.from_str(train(iter(sentences(100)), 300)._json)
+    inner = tokenizers.Tokenizer.from_str(train(iter(sentences(100)), 300).definition)
     text = inner.to_str().replace("<|endoftext|>", "</s>")
     theirs = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizers.Tokenizer.from_str(text), eos_token="</s>", bos_token="</s>"

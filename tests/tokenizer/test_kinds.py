@@ -126,6 +126,8 @@ def test_settings_that_cannot_work_name_ones_that_do() -> None:
         Recipe(temperature=0.5)
     with pytest.raises(ValueError, match="' x'"):
         Recipe(whole=(" x",))
+    with pytest.warns(UserWarning, match=r"tokenizer.digits.*no effect with tokenizer.cut=gpt2"):
+        Recipe(cut="gpt2", digits="single")
 
 
 def letters(seed: int) -> str:
@@ -156,8 +158,8 @@ def test_rustbpe_is_refused_where_ties_make_other_tokens() -> None:
 
 
 def test_the_gate_refuses_other_tokens_and_other_cuts() -> None:
-    wanted = json.loads(trained("bpe")._json)
-    other = json.loads(trained("bpe", digits="single")._json)
+    wanted = json.loads(trained("bpe").definition)
+    other = json.loads(trained("bpe", digits="single").definition)
     with pytest.raises(ValueError, match=r"tokenizer.trainer=rustbpe: \d+ tokens differ.*set tok"):
         check_same(wanted, other, TEXTS)
     reordered = json.loads(json.dumps(wanted))

@@ -15,17 +15,22 @@ from megafm.data.lines import find_shard
 from megafm.data.manifest import Manifest
 from megafm.data.stages.stage import Stage, Unit, digest
 from megafm.tokenizer import Tokenizer
+from megafm.tokenizer.giga import Gigatoken
 
 BATCH_BYTES = 4_000_000
 
 
 @dataclass(frozen=True)
 class Tokenize(Stage):
-    """tokens.bin and tokens.idx: a sequence per document, each closed by <|endoftext|>."""
+    """tokens.bin and tokens.idx: a sequence per document, each closed by <|endoftext|>.
+
+    The encoder changes no byte of them, so it is no part of the rule.
+    """
 
     data_dir: str
     tokenizer_dir: str
     tokenizer_hash: str
+    encoder: str = "tokenizers"
     kind: ClassVar[str] = "tokenize"
 
     @property
@@ -42,13 +47,13 @@ class Tokenize(Stage):
         ]
 
     def work(self, unit: str, out: Path) -> Counter[str]:
-        tokenizer = _load(self.tokenizer_dir, self.tokenizer_hash)
+        tokenizer, encoder = load(self.tokenizer_dir, self.tokenizer_hash, self.encoder)
         shard = find_shard(Path(self.data_dir) / "documents", unit_shard(unit))
         num_documents = 0
         with IndexedDatasetWriter(out / "tokens", token_dtype(tokenizer.vocab_size)) as writer:
             for batch in _batches(read_shard_documents(shard)):
                 num_documents += len(batch)
-                for ids in tokenizer.encode_batch([document.text for document in batch]):
+                for ids in encoder.encode_batch([document.text for document in batch]):
                     writer.add_document([*ids, tokenizer.eod_id])
         promised = Manifest.load(self.data_dir).files[unit_shard(unit)].documents
         if num_documents != promised:
@@ -70,8 +75,12 @@ def unit_shard(unit: str) -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def _load(tokenizer_dir: str, tokenizer_hash: str) -> Tokenizer:
-    return Tokenizer.load(tokenizer_dir)
+def load(
+    tokenizer_dir: str, tokenizer_hash: str, encoder: str
+) -> tuple[Tokenizer, Tokenizer | Gigatoken]:
+    """The tokenizer and what encodes for it, once a process."""
+    tokenizer = Tokenizer.load(tokenizer_dir)
+    return tokenizer, Gigatoken(tokenizer) if encoder == "gigatoken" else tokenizer
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:

@@ -49,7 +49,8 @@ def _load(source: Source) -> Any:
             options = {"name": source.subset, "split": source.split, "streaming": True}
             return datasets.load_dataset(source.path, **options)
         data = datasets.load_from_disk(source.path)
-        return (data[source.split] if isinstance(data, dict) else data).to_iterable_dataset()
+        split = data[source.split] if isinstance(data, dict) else data
+        return split.to_iterable_dataset(num_shards=max(1, len(split.cache_files)))
     except (FileNotFoundError, KeyError, ValueError) as error:
         raise ValueError(
             f"source.path={source.path} source.subset={source.subset} source.split={source.split}: "

@@ -40,16 +40,19 @@ def stats(data_dir: str, console: Console | None = None) -> None:
     console = console or Console()
     manifest, found = Manifest.load(data_dir), Statistics.load(data_dir)
     console.print(_splits(manifest))
-    table = _table("stage", reason="left", documents="right")
-    table.add_row("read", "", f"{found.read:,}")
+    table = _table("stage", reason="left", documents="right", megabytes="right")
+    table.add_row("read", "", f"{found.read:,}", "")
     for loss in found.funnel:
         for reason, count in loss.dropped.items():
-            table.add_row(loss.stage, reason, f"-{count:,}")
-    table.add_row("left", "", f"{sum(s.documents for s in manifest.splits.values()):,}")
+            size = f"-{loss.bytes[reason] / 1e6:,.3f}" if reason in loss.bytes else ""
+            table.add_row(loss.stage, reason, f"-{count:,}", size)
+    documents = sum(split.documents for split in manifest.splits.values())
+    megabytes = sum(split.bytes for split in manifest.splits.values()) / 1e6
+    table.add_row("left", "", f"{documents:,}", f"{megabytes:,.3f}")
     console.print(table)
     table = _table("language", documents="right", megabytes="right")
-    for name, (documents, size) in found.languages.items():
-        table.add_row(name or "not stated", f"{documents:,}", f"{size / 1e6:.2f}")
+    for name, (count, total) in found.languages.items():
+        table.add_row(name or "not stated", f"{count:,}", f"{total / 1e6:.2f}")
     console.print(table)
     if found.signals:
         table = _table("signal", **dict.fromkeys(("25%", "50%", "75%"), "right"))

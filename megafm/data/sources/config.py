@@ -31,7 +31,8 @@ class Fields:
     """Which columns of a table, or fields of a JSON object, make a document; "" for none.
 
     A field of a JSON object may lie in another: meta.url. The value of `id` must be unique in its
-    file; without one, documents are numbered. The `metadata` fields are kept with the document.
+    file; without one, documents are numbered. The `metadata` fields are kept with the document;
+    of those, tables and rules take what domain, package and version say as their own.
     """
 
     text: str = "text"

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from megafm.config import compose
 from megafm.data.config import DataJob
-from megafm.data.inspection import inspect
+from megafm.data.inspection import inspect, sample, stats
+from megafm.data.prepare import prepare
 from megafm.data.tokenization import tokenize
 from megafm.files import only_writer
 from tests.data.helpers import data_folder, small_tokenizer, write_corpus
@@ -80,3 +83,26 @@ def test_inspect_shows_splits_sources_and_documents(
     manifest = tokenize(str(folder), small_tokenizer(), say=lambda text: None)
     inspect(str(folder))
     assert f"{manifest.splits['train'].tokens:,}" in capsys.readouterr().out
+
+
+def test_stats_say_what_was_left_out_and_how_large_it_was(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    texts = {"a": "one of a kind " * 300, "b": "twice " * 2000, "c": "twice " * 2000, "d": "bin\0"}
+    for name, text in texts.items():
+        (tmp_path / "texts" / f"{name}.txt").write_text(text)
+    folder = f"{tmp_path}/data"
+    overrides = [f"data.dir={folder}", "source=files", f"source.path={tmp_path}/texts"]
+    prepare(
+        compose("data", DataJob, [*overrides, "source.max_line_bytes=50000"]), lambda text: None
+    )
+    shown = io.StringIO()
+    stats(folder, Console(file=shown, width=100))
+    lines = shown.getvalue().splitlines()
+    rows = [[cell.strip() for cell in line.split("\u2502")[1:-1]] for line in lines]
+    assert ["read", "", "4", ""] in rows
+    assert ["exact", "exact_duplicate", "-1", "-0.012"] in rows
+    assert ["read", "binary", "-1", ""] in rows
+    assert ["left", "", "2", "0.016"] in rows
+    shown = io.StringIO()
+    sample(folder, "train", 5, Console(file=shown, width=100))
+    assert "source files, path b.txt" in shown.getvalue() and "twice twice" in shown.getvalue()

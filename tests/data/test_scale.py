@@ -9,10 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megafm.data import windows
+from megafm.data import TrainingData, windows
+from megafm.data.config import TrainingStage
+from megafm.data.curriculum import Curriculum
+from megafm.data.loader import training_samples
 from megafm.data.token_files import FileTokens
 from megafm.data.windows import TokenWindows
 from tests.data.test_blend import blend_of
+from tests.data.test_curriculum import NAMES, curriculum_of
+from tests.data.test_packed import write
 
 TRILLION = 10**12
 
@@ -76,3 +81,39 @@ def test_a_blend_is_exact_to_a_sample_at_every_one_of_ten_million() -> None:
             counts[number] = running[-1]
     assert worst <= 1 + 1e-6
     assert counts.tolist() == [4_500_000, 2_000_000, 1_000_000, 1_000_000, 1_000_000, 500_000]
+
+
+def test_the_blends_of_a_curriculum_are_exact_to_a_sample_over_ten_million() -> None:
+    """Within each stage, and over the end of the first, where every source goes on."""
+    stages = [({"web": 0.47, "code": 0.33, "books": 0.2}, 8_999_999), ({"books": 1.0}, 500_001)]
+    stages.append(({"code": 0.6, "web": 0.4}, 500_000))
+    curriculum = curriculum_of(stages)
+    given, begin = np.zeros(len(NAMES), np.int64), 0
+    for weights, size in stages:
+        before = given.copy()
+        for first in range(0, size, 1_000_000):
+            count = min(size - first, 1_000_000)
+            source, sample = curriculum.batch(begin + first, count).tokens.T
+            index = np.arange(first + 1, first + count + 1)
+            for number, name in enumerate(NAMES):
+                own = source == number
+                running = given[number] + np.cumsum(own)
+                assert (sample[own] == running[own] - 1).all()
+                error = running - before[number] - index * weights.get(name, 0.0)
+                assert np.abs(error).max() <= 1 + 1e-6
+                given[number] = running[-1]
+        begin += size
+    assert begin == given.sum() == 10_000_000
+
+
+@pytest.mark.parametrize("tokens", [400_000_001, 2**32 + 1, 10**12 + 7, 2**53 + 1])
+def test_the_samples_of_a_stage_are_counted_exactly(tmp_path: Path, tokens: int) -> None:
+    """A 32-bit float loses one at 400 million tokens, a 64-bit one at 2**53."""
+    write(tmp_path / "train", [40, 9, 17])
+    stages = TrainingStage(tokens), TrainingStage(tokens)
+    samples = training_samples(TrainingData(str(tmp_path), stages=stages), 8, 1)
+    assert isinstance(samples, Curriculum)
+    first, second = (stage.num_samples for stage in samples.stages)
+    assert (first - 1) * 8 < tokens <= first * 8
+    assert (first + second - 1) * 8 < 2 * tokens <= (first + second) * 8
+    assert samples.batch(first + second - 1, 1).tokens.shape == (1, 8)

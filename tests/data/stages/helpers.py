@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import random
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from megafm.config import to_dict
 from megafm.data import inputs
+from megafm.data.config import DataJob
 from tests.data.helpers import program
 
 
@@ -44,3 +51,41 @@ def made(data_dir: Path) -> dict[str, int]:
     done = (data_dir / "stages").glob("*/*/done.json")
     whole = (path for path in done if not path.parent.name.endswith(".partial"))
     return {f"{p.parts[-3]}/{p.parts[-2]}": p.stat().st_mtime_ns for p in whole}
+
+
+SCRIPT = """
+import json, sys
+from megafm.config import from_dict
+from megafm.data import inputs
+from megafm.data.config import DataJob
+from megafm.data.prepare import prepare
+if __name__ == "__main__":
+    inputs.TARGET_BYTES, inputs.RANGE_BYTES = 6000, 20_000
+    prepare(from_dict(DataJob, json.loads(sys.argv[1])))
+"""
+
+
+def kill_until_done(job: DataJob, rng: random.Random, units: tuple[int, int]) -> int:
+    """Start a job again and again, and kill it after some number of units in this range, until it
+    comes to its end; it makes no unit twice and leaves none half done. Returns how many kills."""
+    data_dir = Path(job.data.dir)
+    command = [sys.executable, "-c", SCRIPT, json.dumps(to_dict(job))]
+    before: dict[str, int] = {}
+    kills = 0
+    while True:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+        goal = len(before) + rng.randint(*units)
+        while process.poll() is None and len(made(data_dir)) < goal:
+            time.sleep(0.005)
+        over = process.poll() is not None
+        process.kill()
+        process.wait()
+        after = made(data_dir)
+        assert {name: after.get(name) for name in before} == before
+        if over:
+            break
+        before = after
+        kills += 1
+    assert process.returncode == 0
+    assert not list((data_dir / "stages").rglob("*.partial"))
+    return kills

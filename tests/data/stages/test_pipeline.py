@@ -3,21 +3,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from megafm.config import to_dict
 from megafm.data import Manifest, inputs, read_documents
 from megafm.data.config import DataJob, Executor, Shuffle, Steps
 from megafm.data.prepare import prepare
 from tests.data.helpers import files_job, program
-from tests.data.stages.helpers import corpus_with_copies, cut_small, digests, made
+from tests.data.stages.helpers import corpus_with_copies, cut_small, digests, kill_until_done, made
 
 
 def silent(text: str) -> None:
@@ -121,51 +116,15 @@ def test_a_new_file_costs_its_own_shard(job: DataJob, tmp_path: Path) -> None:
     assert sum(s.documents for s in manifest.splits.values()) == 61
 
 
-SCRIPT = """
-import json, sys
-from megafm.config import from_dict
-from megafm.data import inputs
-from megafm.data.config import DataJob
-from megafm.data.prepare import prepare
-if __name__ == "__main__":
-    inputs.TARGET_BYTES, inputs.RANGE_BYTES = 6000, 20_000
-    prepare(from_dict(DataJob, json.loads(sys.argv[1])))
-"""
-
-
 def test_killed_at_any_point_it_goes_on(job: DataJob, tmp_path: Path) -> None:
     """The driver, at random moments; its workers end with it."""
     prepare(job, silent)
-    expected = digests(tmp_path / "data")
     data_dir = tmp_path / "killed"
     killed = dataclasses.replace(
         job, data=dataclasses.replace(job.data, dir=str(data_dir)), executor=Executor(workers=2)
     )
-    script = tmp_path / "job.py"
-    script.write_text(SCRIPT)
-    command = [sys.executable, str(script), json.dumps(to_dict(killed))]
-    rng = random.Random(0)
-    before: dict[str, int] = {}
-    kills = 0
-    while True:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-        goal = len(before) + rng.randint(10, 60)
-        while process.poll() is None and len(made(data_dir)) < goal:
-            time.sleep(0.005)
-        if process.poll() is not None:
-            break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += 1
-        after = made(data_dir)
-        assert {name: after.get(name) for name in before} == before  # nothing is made twice
-        before = after
-    assert process.returncode == 0
-    assert kills >= 2
-    after = made(data_dir)
-    assert {name: after[name] for name in before} == before
-    assert digests(data_dir) == expected
-    assert not list((data_dir / "stages").rglob("*.partial"))
+    assert kill_until_done(killed, random.Random(0), (10, 60)) >= 2
+    assert digests(data_dir) == digests(tmp_path / "data")
 
 
 def test_shards_are_cut_by_their_names_alone(job: DataJob) -> None:

@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from rich.console import Console
@@ -12,9 +13,11 @@ from megafm.config import compose
 from megafm.data.config import DataJob
 from megafm.data.inspection import inspect, sample, stats
 from megafm.data.prepare import prepare
+from megafm.data.sources.config import Kind
+from megafm.data.steps import Pipeline, cleaning_steps
 from megafm.data.tokenization import tokenize
 from megafm.files import only_writer
-from tests.data.helpers import data_folder, small_tokenizer, write_corpus
+from tests.data.helpers import data_folder, document, small_tokenizer, write_corpus
 
 
 def run(*overrides: str) -> subprocess.CompletedProcess[str]:
@@ -35,6 +38,16 @@ def test_a_book_in_one_file_is_one_document() -> None:
     job = compose("data", DataJob, ["source=files", "source.path=books"])
     assert job.source.max_document_bytes == 100_000_000
     assert compose("data", DataJob, []).source.max_document_bytes == 1_000_000
+
+
+OF_CODE = {"code", "git", "python_installation"}
+
+
+@pytest.mark.parametrize("kind", sorted(set(get_args(Kind)) - OF_CODE))
+def test_prose_in_one_line_is_not_minified_code(kind: str) -> None:
+    source = compose("data", DataJob, [f"source={kind}", "source.path=x"]).source
+    text = document("a.txt", "We met on the bridge over the river. " * 80_000)
+    assert Pipeline(tuple(cleaning_steps(source)), (), (), ()).clean(text) is text
 
 
 def test_a_mistake_is_one_line_and_a_failing_exit_code(tmp_path: Path) -> None:

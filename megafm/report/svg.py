@@ -90,7 +90,8 @@ def bar_chart(
     value_text: Callable[[float], str] = "{:.3f}".format,
 ) -> str:
     """Horizontal bars (name, value, style) with their values, from zero."""
-    row_height, name_width = 40, 150
+    longest = max(len(name) for name, _, _ in rows)
+    row_height, name_width = 40, max(150, 20 + 9 * longest)  # a letter is about 9 wide
     height = row_height * len(rows) + 8
     full = WIDTH - name_width - 90
     most = max(value for _, value, _ in rows) or 1

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from megafm.report.corpus import write_data_report
+from megafm.report.svg import bar_chart
 from tests.data.test_card import made
 
 
@@ -28,6 +29,13 @@ def test_the_page_shows_where_documents_went_and_needs_nothing(tmp_path: Path) -
     assert "&lt;b&gt;" in text and "<b>" not in text
     assert not re.findall(r'(?:src|href)="(?!#)', text)
     assert text.count("<section>") == text.count("</section>") == 8
+
+
+def test_names_of_bars_are_not_cut_off() -> None:
+    name = "gopher_repetition_v1"
+    chart = bar_chart([(name, 1.0, "model"), ("x", 0.5, "model")], label="x")
+    places = [float(x) for x in re.findall(r'<text class="name" x="(\d+)"', chart)]
+    assert len(places) == 2 and min(places) >= 8 * len(name)  # they end there
 
 
 def test_a_folder_without_statistics_names_the_remedy(tmp_path: Path) -> None:

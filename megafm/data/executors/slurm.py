@@ -8,6 +8,7 @@ read what lies there until they end: nobody else writes to the folder before (`c
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -55,9 +56,11 @@ def check_idle(data_dir: str) -> None:
     path = stages_folder(data_dir) / JOB_FILE
     if not path.is_file():  # none was submitted, or the last one has finished
         return
-    columns = ["--noheader", "--states=PD,R,S,CG", "--format=%F %j"]  # job, its name
+    command = ["squeue", "--noheader", "--format=%F %j"]  # job, its name
+    # Without --states, which would leave out jobs whose nodes boot; nor may a user's filters.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
     try:
-        found = subprocess.run(["squeue", *columns], capture_output=True, text=True, check=True)
+        found = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
     except (FileNotFoundError, subprocess.CalledProcessError) as error:
         why = (getattr(error, "stderr", None) or str(error)).strip()
         raise ValueError(

@@ -16,8 +16,14 @@ from typing import Any
 
 import tokenizers
 
-from megafm.tokenizer.chat import Chat
+from megafm.tokenizer.chat import Chat, Message
 
+NAME = re.compile(r"^\W+|\W+$")  # what stands around the name of a special token
+# Roles that may have a special token of their own, such as <|user|>.
+SPEAKERS = (
+    *("system", "developer", "user", "assistant", "tool", "function"),  # of OpenAI's messages
+    *("human", "bot", "model", "ipython", "observation", "environment"),  # of other templates
+)
 VISIBLE = re.compile(r"\S")
 HIDING = string.ascii_letters + string.digits + "\ue000"  # one of them is in no special token
 
@@ -35,6 +41,7 @@ class Controls:
     def __init__(self, tokenizer: str) -> None:
         content = json.loads(tokenizer)
         special = [one["content"] for one in content["added_tokens"] if one["special"]]
+        self._by_name = {_name(token): token for token in special}
         longest_first = sorted(special, key=len, reverse=True)  # as `tokenizers` finds them
         self._whole = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self._hiding = next(one for one in HIDING if not any(one in token for token in special))
@@ -45,6 +52,20 @@ class Controls:
         draw = secrets.token_hex(8)
         self._names = {token: f"<{draw}{number:06}>" for number, token in enumerate(special)}
         self.inner = tokenizers.Tokenizer.from_str(json.dumps(_renamed(content, self._names)))
+
+    def check_roles(self, messages: list[Message]) -> None:
+        """A template may write "<|" + role + "|>", so a role can make a special token by its name.
+
+        Raises:
+            ValueError: a role is such a name, and none of SPEAKERS.
+        """
+        for number, message in enumerate(messages):
+            name = _name(str(message.get("role")))
+            if name in self._by_name and name not in SPEAKERS:
+                raise ValueError(
+                    f"messages[{number}].role={message['role']}: names the special token "
+                    f"{self._by_name[name]}; set one of {', '.join(SPEAKERS)}"
+                )
 
     def hide(self, value: Any) -> Any:
         """`value` with each special token in its texts overwritten, character by character, and
@@ -96,6 +117,10 @@ class Controls:
 
     def _cover(self, match: re.Match[str]) -> str:
         return VISIBLE.sub(self._hiding, match.group())
+
+
+def _name(text: str) -> str:
+    return NAME.sub("", text).casefold()
 
 
 def _renamed(content: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:

@@ -22,7 +22,6 @@ BYTE = re.compile("<0x[0-9A-F]{2}>")
 PROBE = (
     " A  b\t\n\r\n   c \u00e9 e\u0301 \ufb01 \uff21 \u4e2d\u6587 \U0001f600\u200d \x00 12345,6 'S"
 )
-NAME = re.compile(r"^\W+|\W+$")  # what stands around the name of a special token
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -127,22 +126,15 @@ class Tokenizer:
 
         Raises:
             ValueError: there is no chat template, or it refuses the conversation, or it rewrites
-                special tokens of a message, or a role is the name of one that is no speaker's.
+                special tokens of a message, or a role is the name of one and none of SPEAKERS.
         """
         if self.chat is None:
             raise ValueError(
                 "this tokenizer has no chat template; train it with tokenizer.chat_template=chatml"
             )
-        # A template may write "<|" + role + "|>", so the name alone would make such a token.
-        names = {NAME.sub("", token): token for token in (*self.special.values(), END_OF_DOCUMENT)}
-        for number, message in enumerate(messages):
-            if token := names.get(str(message.get("role")).strip()):
-                raise ValueError(
-                    f"messages[{number}].role={message['role']}: names the special token {token}; "
-                    "set a role such as user"
-                )
-        chat = self.chat.render(messages, generation_prompt=generation_prompt, **values)
         controls = self._controls
+        controls.check_roles(messages)
+        chat = self.chat.render(messages, generation_prompt=generation_prompt, **values)
         hidden = controls.hide({"messages": messages, **values})
         bare = self.chat.text(**hidden, generation_prompt=generation_prompt)
         chat = controls.rename(chat, bare)

@@ -1,10 +1,12 @@
-"""Training and encoding of byte-level BPE: megafm, tokenizers as it is used alone, rustbpe.
+"""Training and encoding of byte-level BPE: megafm, tokenizers as it is used alone, rustbpe,
+gigatoken.
 
     python -m benchmarks.tokenizer TEXT.jsonl
 
 TEXT.jsonl has a document a line, {"text": ...}. All learn the same vocabulary size with the same
 cut into words and encode the same texts, on all cores; providers take turns, and each has its
-median. rustbpe takes part where it passes the parity gate. Writes
+median. rustbpe takes part where it passes the parity gate, gigatoken with a cut that it knows
+(`encode_cl100k_base`), where its bar is to be faster. Writes
 benchmarks/results/tokenizer/MACHINE.json; BENCH_CLOCK=cpu counts the process's own CPU time, for a
 machine that others use.
 """
@@ -28,6 +30,7 @@ from benchmarks.data.texts import identity, num_bytes, read_texts, take_turns
 from benchmarks.machine import provenance, slug, write_result
 from benchmarks.worker import CLOCK
 from megafm.tokenizer import END_OF_DOCUMENT, Recipe, train
+from megafm.tokenizer.giga import Gigatoken
 from megafm.tokenizer.words import words
 
 BAR = 0.97  # of the documents per second of tokenizers: the same but for noise
@@ -51,6 +54,11 @@ def train_alone(texts: list[str], vocab_size: int) -> tokenizers.Tokenizer:
     return inner
 
 
+def encode_cold(fast: Gigatoken, texts: list[str]) -> list[list[int]]:
+    fast.forget()  # the words of the turn before
+    return fast.encode_batch(texts)
+
+
 def measure(texts: list[str], vocab_size: int, rounds: int) -> dict[str, Any]:
     ours, alone = train(iter(texts), vocab_size), train_alone(texts, vocab_size)
     assert ours.encode_batch(texts) == [one.ids for one in alone.encode_batch_fast(texts)]
@@ -71,9 +79,17 @@ def measure(texts: list[str], vocab_size: int, rounds: int) -> dict[str, Any]:
         "megafm": lambda: ours.encode_batch(texts),
         "tokenizers": lambda: [one.ids for one in alone.encode_batch_fast(texts)],
     }
+    known = train(iter(texts), vocab_size, Recipe(cut="cl100k_base"))
+    fast = Gigatoken(known)
+    assert fast.encode_batch(texts) == known.encode_batch(texts)
+    faster: dict[str, Callable[[], object]] = {
+        "megafm": lambda: encode_cold(fast, texts),
+        "tokenizers": lambda: known.encode_batch(texts),
+    }
     size = num_bytes(texts)
     found: dict[str, Any] = {"rustbpe_gate": gate}
-    for name, providers in (("train", training), ("encode", encoding)):
+    cases = {"train": training, "encode": encoding, "encode_cl100k_base": faster}
+    for name, providers in cases.items():
         turns = take_turns(providers, rounds)
         seconds = {provider: statistics.median(times) for provider, times in turns.items()}
         found[name] = {
@@ -96,7 +112,7 @@ def main() -> None:
     print(json.dumps(found, indent=2))
     result = {
         **provenance(torch.device("cpu")),
-        "peers": {name: version(name) for name in ("tokenizers", "rustbpe")},
+        "peers": {name: version(name) for name in ("tokenizers", "rustbpe", "gigatoken")},
         "clock": os.environ.get(CLOCK, "wall"),
         "vocab_size": options.vocab_size,
         "text": identity(options.text, texts),

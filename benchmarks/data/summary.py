@@ -55,10 +55,15 @@ def _steps(result: dict[str, Any]) -> Iterator[str]:
 
 
 def _tokenizer(result: dict[str, Any]) -> Iterator[str]:
-    for name, what in (("train", "training"), ("encode", "encoding")):
+    cases = {
+        "train": "training",
+        "encode": "encoding",
+        "encode_cl100k_base": "encoding by gigatoken",
+    }
+    for name in (name for name in cases if name in result):
         speeds, bar = result[name], result[name]["bar"]
         yield (
-            f"| byte-level BPE, {what} | {speeds['megafm']['mb_per_s']:.1f} MB/s "
+            f"| byte-level BPE, {cases[name]} | {speeds['megafm']['mb_per_s']:.1f} MB/s "
             f"| {speeds['tokenizers']['mb_per_s']:.1f} (tokenizers) "
             f"| {bar['ratio']:.2f} of {bar['bar']:.2f} times |"
         )

@@ -30,7 +30,8 @@ class Recipe:
         pad_to_multiple_of: reserved tokens fill the vocabulary up to a multiple of this.
         temperature: languages, as documents state them, take part in proportion to their bytes to
             the power of 1 / temperature: 1 as they come, 3 is common, a large one the same of each.
-        trainer: rustbpe learns kind=bpe faster, where it finds the same merges as tokenizers.
+        trainer: rustbpe learns kind=bpe of a large text faster; it is refused where it learns other
+            tokens than tokenizers, as ties of equally frequent pairs often make it.
     """
 
     kind: Kind = "bpe"

@@ -46,8 +46,7 @@ class Gigatoken:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._fast = _load(tokenizer)
-        self._room = CACHE_BYTES
+        self.forget()
         texts = list(_gate(tokenizer))
         for start in range(0, len(texts), GATE_BATCH):
             batch = texts[start : start + GATE_BATCH]
@@ -61,10 +60,14 @@ class Gigatoken:
         """
         self._room -= sum(map(len, texts))
         if self._room < 0:
-            self._fast, self._room = _load(self._tokenizer), CACHE_BYTES
+            self.forget()
         found: list[list[int]] = self._fast.encode_batch_list(texts)
         self._check(texts[::CHECKED_EVERY], found[::CHECKED_EVERY])
         return found
+
+    def forget(self) -> None:
+        """Drop the words that it remembers."""
+        self._fast, self._room = _load(self._tokenizer), CACHE_BYTES
 
     def _check(self, texts: list[str], found: list[list[int]]) -> None:
         wanted = self._tokenizer.encode_batch(texts)

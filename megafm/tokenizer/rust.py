@@ -1,7 +1,10 @@
 """Training byte-level BPE by rustbpe, faster than tokenizers, where both learn the same.
 
 The two break ties of equally frequent pairs in another order, so ids differ; what must not is the
-set of tokens and how they cut a text. That is tried on the first part of the text.
+set of tokens and how they cut a text. That is tried on the first part of the text, which takes as
+long as it does, so only texts of many times GATE_BYTES gain. It is good for texts without ties
+that matter: of 6 MB of Python in six orders three passed. tokenizers is the default, and what to
+set where the gate refuses.
 """
 
 from __future__ import annotations
@@ -64,13 +67,19 @@ def check_same(wanted: dict[str, Any], found: dict[str, Any], texts: list[str]) 
             f"tokenizer.trainer=rustbpe: {len(other)} tokens differ from those of tokenizers, "
             f"such as {min(other)!r}; {remedy}"
         )
-    ours, theirs = (tokenizers.Tokenizer.from_str(json.dumps(one)) for one in (wanted, found))
-    for text in texts:
-        if ours.encode(text).tokens != theirs.encode(text).tokens:
+    vocab = found["model"]["vocab"]
+    theirs = {index: vocab[token] for token, index in wanted["model"]["vocab"].items()}
+    for text, cut, other_cut in zip(texts, _ids(wanted, texts), _ids(found, texts), strict=True):
+        if [theirs[index] for index in cut] != other_cut:
             raise ValueError(
                 f"tokenizer.trainer=rustbpe: {text[:40]!r} is cut into other tokens than by "
                 f"tokenizers; {remedy}"
             )
+
+
+def _ids(tokenizer: dict[str, Any], texts: list[str]) -> list[list[int]]:
+    inner = tokenizers.Tokenizer.from_str(json.dumps(tokenizer))
+    return [encoding.ids for encoding in inner.encode_batch_fast(texts)]
 
 
 def _learn(

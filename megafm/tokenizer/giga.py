@@ -1,9 +1,10 @@
 """Encoding by gigatoken, many times faster than tokenizers, where both give the same ids.
 
 gigatoken has no engine of regular expressions but a program for each of the published cuts of text
-into words: it reads a byte-level BPE of kind=bpe that was trained with tokenizer.cut=gpt2,
-cl100k_base or o200k_base, and most imported ones. Special tokens in a text are ids of their own to
-it, so it is given the tokenizer without them; then they are ordinary text, as everywhere here.
+into words: it reads a byte-level BPE that was trained with tokenizer.cut=gpt2, cl100k_base or
+o200k_base and no terms kept whole, and most imported ones. Special tokens in a text are ids of
+their own to it, so it is given the tokenizer without them; then they are ordinary text, as
+everywhere here.
 
 What holds the ids to those of tokenizers: GATE and other texts that no corpus may have, before
 anything is encoded, and every CHECKED_EVERYth text of what is.
@@ -94,7 +95,7 @@ def _load(tokenizer: Tokenizer) -> Any:
         why = str(error).splitlines()[0]
         raise ValueError(
             f"tokenizer.encoder=gigatoken: it does not know this tokenizer ({why}); {REMEDY}, or "
-            "train one with tokenizer.cut=cl100k_base"
+            "train one with tokenizer.cut=cl100k_base and no tokenizer.whole"
         ) from error
 
 

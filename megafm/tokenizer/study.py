@@ -85,14 +85,39 @@ def write_study(rows: Sequence[SizeRow], folder: str | Path, dim: int, num_layer
             f"{row.flops_per_byte / 1e6:.2f}",
         )
     Console().print(table, "* fewest training FLOPs per byte")
-    with picture(Path(folder) / "study.png") as figure:
+    _draw(rows, best, Path(folder) / "study.png")
+
+
+def _draw(rows: Sequence[SizeRow], best: SizeRow, path: Path) -> None:
+    """Bytes per token against the parameters that they cost, and what both together come to."""
+    with picture(path) as figure:
         left, right = figure.subplots(1, 2)
+        parameters = [row.embedding_parameters / 1e6 for row in rows]
+        left.plot(parameters, [row.bytes_per_token for row in rows], "o-", color=MODEL)
+        for row, at in zip(rows, parameters, strict=True):
+            left.annotate(
+                f"{row.vocab_size:,}",
+                (at, row.bytes_per_token),
+                xytext=(8, -12),
+                textcoords="offset points",
+            )
+        left.set_title("bytes per token, by vocabulary size", loc="left", fontsize=11)
+        left.set_xlabel("million parameters of the embedding")
+        left.margins(x=0.15, y=0.15)
+        left.set_xlim(left=0)
         sizes = [row.vocab_size for row in rows]
-        left.plot(sizes, [row.bytes_per_token for row in rows], "o-", color=MODEL)
-        left.set_title("bytes per token", loc="left", fontsize=11)
         right.plot(sizes, [row.flops_per_byte / 1e6 for row in rows], "o-", color=VALIDATION)
+        right.annotate(
+            "fewest",
+            (best.vocab_size, best.flops_per_byte / 1e6),
+            xytext=(0, 10),
+            textcoords="offset points",
+            ha="center",
+        )
         right.set_title("training MFLOPs per byte of text", loc="left", fontsize=11)
+        right.set_xlabel("vocabulary size")
+        right.set_xscale("log", base=2)
+        right.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        right.margins(x=0.1, y=0.15)
         for axes in (left, right):
-            axes.set_xscale("log", base=2)
-            axes.set_xlabel("vocabulary size")
             axes.spines[["top", "right"]].set_visible(False)

@@ -22,6 +22,7 @@ from megafm.data.index import native
 from megafm.data.permutation import mix
 
 VERSION = "near_duplicates/4"
+BLOCK = 1 << 20  # rows that are taken together
 MAX_BUCKET = 64  # of a larger bucket (boilerplate), the rest is compared with its first 64
 
 
@@ -66,27 +67,36 @@ def jaccard(sets: np.ndarray, offsets: np.ndarray, pairs: np.ndarray) -> np.ndar
     return common / (sizes - common)
 
 
-def removals(count: int, batches: Iterable[np.ndarray]) -> np.ndarray:
+def removals(
+    count: int, batches: Iterable[np.ndarray], out: np.ndarray | None = None
+) -> np.ndarray:
     """Which rows to remove, bool (count,), so that each is similar to a kept one before it.
 
     Args:
         batches: pairs i < j of rows that are similar enough, int64 (pairs, 2), by j and then i from
             the first of the first batch to the last of the last.
+        out: zeros, to be filled in and returned.
     """
-    removed = np.zeros(count, bool)
+    removed = np.zeros(count, bool) if out is None else out
     for pairs in batches:
         native().remove_similar(removed, pairs)
     return removed
 
 
-def clusters(count: int, batches: Iterable[np.ndarray]) -> np.ndarray:
+def clusters(
+    count: int, batches: Iterable[np.ndarray], out: np.ndarray | None = None
+) -> np.ndarray:
     """For each row the smallest row that it is connected to by pairs of any batch, int64 (count,).
 
-    Memory: 8 bytes a row and a batch; twice as many bytes at the end.
+    Memory: a batch, and 8 bytes a row without `out`, which is filled in and returned.
     """
-    parent = np.arange(count)
+    parent = np.empty(count, np.int64) if out is None else out
+    ranges = [slice(begin, min(begin + BLOCK, count)) for begin in range(0, count, BLOCK)]
+    for own in ranges:
+        parent[own] = np.arange(own.start, own.stop)
     for pairs in batches:
         native().unite(parent, pairs)
-    while (parent != (above := parent[parent])).any():
-        parent = above
+    for own in ranges:  # a parent is a smaller row: those of the ranges before are their smallest
+        while (parent[own] != (above := parent[parent[own]])).any():
+            parent[own] = above
     return parent

@@ -8,6 +8,7 @@ import numpy as np
 
 from megafm.data.document import Document
 from megafm.data.stages.cleaning import heads
+from megafm.data.stages.columns import blocks
 
 FILE_NAME = "clusters.json"
 SHOWN = 20
@@ -17,6 +18,7 @@ TEXTS_SHOWN = 5  # clusters
 
 def largest(
     cluster: np.ndarray,
+    sizes: np.ndarray,
     removed: np.ndarray,
     documents: Callable[[list[int]], Sequence[Document]],
 ) -> list[dict[str, object]]:
@@ -25,15 +27,39 @@ def largest(
 
     Args:
         cluster, removed: of each document the first of its cluster, and whether it goes.
+        sizes: of the cluster that begins with this document; 0 elsewhere.
     """
-    names, sizes = np.unique(cluster, return_counts=True)
     shown: list[dict[str, object]] = []
-    for place in np.lexsort((names, -sizes))[:SHOWN].tolist():
-        rows = np.flatnonzero(cluster == names[place])
-        gone = rows[removed[rows]]
-        first = documents(rows[:IDS_SHOWN].tolist())
-        pair = len(shown) < TEXTS_SHOWN and len(gone) > 0
-        texts = heads(first[0].text, documents(gone[:1].tolist())[0].text) if pair else ()
-        row = {"size": len(rows), "removed": len(gone), "ids": [one.id for one in first]}
+    for name in _first(sizes):
+        rows, gone, num_gone = _members(cluster, removed, name)
+        first = documents(rows)
+        pair = len(shown) < TEXTS_SHOWN and num_gone > 0
+        texts = heads(first[0].text, documents(gone)[0].text) if pair else ()
+        row = {"size": int(sizes[name]), "removed": num_gone, "ids": [one.id for one in first]}
         shown.append(row | {"texts": texts})
     return shown
+
+
+def _first(sizes: np.ndarray) -> list[int]:
+    """The names of the largest clusters, of equal ones the first."""
+    names = np.zeros(0, np.int64)
+    for block in blocks(len(sizes)):
+        names = np.concatenate([names, block.start + np.flatnonzero(sizes[block])])
+        names = names[np.argsort(-sizes[names], kind="stable")[:SHOWN]]
+    return names.tolist()
+
+
+def _members(
+    cluster: np.ndarray, removed: np.ndarray, name: int
+) -> tuple[list[int], list[int], int]:
+    """The first documents of a cluster, the first that is removed, and how many are."""
+    first: list[int] = []
+    gone: list[int] = []
+    num_gone = 0
+    for block in blocks(len(cluster)):
+        rows = block.start + np.flatnonzero(cluster[block] == name)
+        goes = rows[removed[rows]]
+        first += rows[: IDS_SHOWN - len(first)].tolist()
+        gone += goes[: 1 - len(gone)].tolist()
+        num_gone += len(goes)
+    return first, gone, num_gone

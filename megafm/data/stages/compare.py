@@ -11,6 +11,7 @@ equal hashes has all of them in one range.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -141,10 +142,11 @@ class Repeated(Stage):
         for shard, output in enumerate(self.keys.outputs()):
             first, end = np.searchsorted(rows, [shard << 32, (shard + 1) << 32])
             if first < end:
-                ends = np.load(output.folder / "ids.npy")
-                text = (output.folder / "ids.bin").read_bytes()
+                ends = np.load(output.folder / "ids.npy", mmap_mode="r")
                 lines = rows[first:end] & 0xFFFFFFFF
-                ids += [text[a:b] for a, b in zip(ends[lines], ends[lines + 1], strict=True)]
+                places = zip(ends[lines].tolist(), ends[lines + 1].tolist(), strict=True)
+                with (output.folder / "ids.bin").open("rb", buffering=0) as text:
+                    ids += [os.pread(text.fileno(), b - a, a) for a, b in places]
         ranks = np.empty(len(rows), np.int64)
         ranks[np.argsort(np.array(ids, object))] = np.arange(len(rows))
         return ranks

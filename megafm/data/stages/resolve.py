@@ -1,8 +1,8 @@
 """Which near-duplicates go and what is held out for validation: one unit, over all similar pairs.
 
-Pairs pass by, a range at a time. Memory: for each document that was compared with another 9 bytes,
-for each that has a near-duplicate its id while these are sorted and then about 100 bytes, and 24
-for each that may be held out.
+Pairs pass by, a range at a time, and documents, a shard at a time; what is known of each document
+that has a near-duplicate lies on the disk, 41 bytes of it in columns that are read at any place.
+Memory: a range or a shard, and 24 bytes for each document that may be held out.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import ClassVar
 
 import numpy as np
@@ -21,7 +22,8 @@ from megafm.data.config import Split
 from megafm.data.document import Document
 from megafm.data.split import VERSION, Batch, validation_rows
 from megafm.data.stages import clusters
-from megafm.data.stages.cleaning import DROPPED, DROPPED_BYTES, KEPT, documents_at
+from megafm.data.stages.cleaning import DROPPED, DROPPED_BYTES, documents_at
+from megafm.data.stages.columns import blocks, column, sorted_places
 from megafm.data.stages.exact import LINES, unique_rows
 from megafm.data.stages.exchange import PartWriter, read_records
 from megafm.data.stages.near import Verify, as_columns, split_rows
@@ -30,6 +32,7 @@ from megafm.files import write_text
 
 REASON = "near_duplicate"
 EDGES = np.dtype([("i", "<i8"), ("j", "<i8"), ("enough", "?")])
+STAYS = np.dtype([("row", "<i8"), ("cluster", "<i8"), ("bytes", "<i8"), ("text_hash", "<u8")])
 
 
 @dataclass(frozen=True)
@@ -55,80 +58,60 @@ class Resolve(Stage):
         return (verify, verify.sets, verify.exact, verify.decide)
 
     def work(self, unit: str, out: Path) -> Counter[str]:
-        rows = self._similar_rows()
-        rank = self._ranks(rows)
-        edges = Edges(out / "edges.parts", len(rows), len(self.verify.names()))
-        edges.write(self._ranked(rows, rank), self.verify.config.remove_at)
-        cluster = near_duplicates.clusters(len(rows), edges.batches())
-        removed = near_duplicates.removals(len(rows), edges.batches(enough=True))
-        edges.path.unlink()
-        near = self._near(rows)
-        own_removed, own_cluster = removed[rank], cluster[rank]
-        kept = Batch(rows, -1 - own_cluster, near["bytes"], near["text_hash"])[~own_removed]
-        held_out = validation_rows(lambda: self._pool(rows, kept), self.split)
-        self._write(out / "removed.parts", rows[own_removed])
-        self._write(out / "validation.parts", held_out)
-        places = np.argsort(rank)
-        shown = clusters.largest(cluster, removed, lambda of: self._documents(rows[places[of]]))
+        with TemporaryDirectory(dir=out) as folder:
+            near = Near.of(self.verify, Path(folder))
+            edges = Edges(Path(folder) / "edges.parts", len(near), near.num_ranges)
+            edges.write(near.ranked(pairs_of(self.verify)), self.verify.config.remove_at)
+            near.settle(edges)
+            held = Path(folder) / "held.parts"
+            counters = self._remove(near, out / "removed.parts", held)
+            held_out = validation_rows(lambda: self._pool(near, held), self.split)
+            with PartWriter(out / "validation.parts") as parts:
+                parts.add_records(*split_rows(np.sort(held_out)))
+            shown = clusters.largest(
+                near.cluster,
+                near.sizes,
+                near.removed,
+                lambda of: self._documents(near.rows[near.places[of]]),
+            )
         write_text(out / clusters.FILE_NAME, json.dumps(shown, ensure_ascii=False))
-        size = int(near["bytes"][own_removed].sum())
-        return Counter({DROPPED + REASON: int(removed.sum()), DROPPED_BYTES + REASON: size})
+        return counters
 
-    def _similar_rows(self) -> np.ndarray:
-        """The documents that have a near-duplicate, ascending."""
-        tables = [np.load(output.folder / "sets.npy") for output in self.verify.sets.outputs()]
-        compared = [shard << 32 | of["line"].astype(np.int64) for shard, of in enumerate(tables)]
-        rows = np.concatenate(compared)
-        similar = np.zeros(len(rows), bool)
-        for pairs in self._pairs():
-            similar[np.searchsorted(rows, as_columns(pairs))] = True
-        return rows[similar]
-
-    def _pairs(self) -> Iterator[np.ndarray]:
-        for output in self.verify.outputs():
-            yield np.load(output.folder / "similar.npy")
-
-    def _ranks(self, rows: np.ndarray) -> np.ndarray:
-        """The place of each row in the order of ids, as of near-duplicates the smallest is kept."""
-        shards, lines = split_rows(rows)
-        ids: list[str] = []
-        for shard, output in enumerate(self.verify.sets.outputs()):
-            table = np.load(output.folder / "sets.npy")["line"]
-            wanted = np.isin(table, lines[slice(*np.searchsorted(shards, [shard, shard + 1]))])
-            with (output.folder / "ids.jsonl").open("rb") as found:
-                ids += [json.loads(line) for line, take in zip(found, wanted, strict=True) if take]
-        rank = np.empty(len(rows), np.int64)
-        rank[np.argsort(np.array(ids, object))] = np.arange(len(rows))
-        return rank
-
-    def _ranked(
-        self, rows: np.ndarray, rank: np.ndarray
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The pairs of a range, by rank, the smaller first, and their similarities."""
-        for pairs in self._pairs():
-            yield np.sort(rank[np.searchsorted(rows, as_columns(pairs))]), pairs["similarity"]
-
-    def _near(self, rows: np.ndarray) -> np.ndarray:
-        """What `Decide` says of these rows."""
-        near = [np.zeros(0, KEPT)]
-        for own, kept in self._units():
-            near.append(kept[np.isin(own, _within(rows, own))])
-        return np.concatenate(near)
+    def _remove(self, near: Near, removed: Path, held: Path) -> Counter[str]:
+        """Write the lines that go, by shard, and what stays of clusters, by ranges of these."""
+        counters = Counter({DROPPED + REASON: 0, DROPPED_BYTES + REASON: 0})
+        with PartWriter(removed) as gone, PartWriter(held) as staying:
+            for shard, (rows, kept) in enumerate(self._units()):
+                own = near.of_shard(shard)
+                kept, rank = kept[np.isin(rows, near.rows[own])], near.rank[own]
+                goes = near.removed[rank]
+                gone.add_records(*split_rows(near.rows[own][goes]))
+                counters[DROPPED + REASON] += int(goes.sum())
+                counters[DROPPED_BYTES + REASON] += int(kept["bytes"][goes].sum())
+                stays = np.empty(int((~goes).sum()), STAYS)
+                stays["row"], stays["cluster"] = near.rows[own][~goes], near.cluster[rank][~goes]
+                stays["bytes"], stays["text_hash"] = (
+                    kept[name][~goes] for name in ("bytes", "text_hash")
+                )
+                staying.add_records(stays["cluster"] // near.range_size, stays)
+        return counters
 
     def _units(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The rows of each unit's documents without exact duplicates, and what is said of them."""
+        """The rows of each unit's documents without exact duplicates, and what `Decide` says."""
         decide, exact = self.verify.decide, self.verify.exact
         for shard, name in enumerate(decide.names()):
             kept = unique_rows(decide, exact, name)
             yield shard << 32 | kept["line"].astype(np.int64), kept
 
-    def _pool(self, rows: np.ndarray, near: Batch) -> Iterator[Batch]:
+    def _pool(self, near: Near, held: Path) -> Iterator[Batch]:
         """What there is to choose from: the documents without a near-duplicate, numbered as their
         rows, then those that stay of the others, whose clusters are numbered below zero."""
-        for own, kept in self._units():
-            alone = ~np.isin(own, _within(rows, own))
-            yield Batch(own, own, kept["bytes"], kept["text_hash"])[alone]
-        yield near
+        for shard, (rows, kept) in enumerate(self._units()):
+            alone = ~np.isin(rows, near.rows[near.of_shard(shard)])
+            yield Batch(rows, rows, kept["bytes"], kept["text_hash"])[alone]
+        for part in range(near.num_ranges):
+            stays = read_records(held, part, STAYS)
+            yield Batch(stays["row"], -1 - stays["cluster"], stays["bytes"], stays["text_hash"])
 
     def _documents(self, rows: np.ndarray) -> list[Document]:
         shards, lines = split_rows(rows)
@@ -136,9 +119,94 @@ class Resolve(Stage):
         found = documents_at(self.verify.decide.read, places)
         return [found[place] for place in places]
 
-    def _write(self, path: Path, rows: np.ndarray) -> None:
-        with PartWriter(path) as parts:
-            parts.add_records(*split_rows(np.sort(rows)))
+
+@dataclass(frozen=True)
+class Near:
+    """The documents that have a near-duplicate, in columns on the disk, int64 but for `removed`.
+
+    Attributes:
+        num_ranges: that ranks are taken by.
+        starts: of the documents of each shard, and their number.
+        rows: of all of them, ascending.
+        places: those of the documents in the order of ids, of which the smallest is kept.
+        rank: of each in that order.
+        cluster, sizes, removed: by rank, the first of its cluster, of that the size, and whether it
+            goes; filled in by `settle`.
+    """
+
+    num_ranges: int
+    starts: np.ndarray
+    rows: np.ndarray
+    places: np.ndarray
+    rank: np.ndarray
+    cluster: np.ndarray
+    sizes: np.ndarray
+    removed: np.ndarray
+
+    @classmethod
+    def of(cls, verify: Verify, folder: Path) -> Near:
+        starts, rows = similar_rows(verify, folder)
+        names = ("places", "rank", "cluster", "sizes")
+        columns = {name: column(folder / name, np.int64, len(rows)) for name in names}
+        removed = column(folder / "removed", np.bool_, len(rows))
+        near = cls(len(verify.names()), starts, rows, **columns, removed=removed)
+        end = 0
+        for found in sorted_places(near._ids(verify), folder):
+            begin, end = end, end + len(found)
+            near.places[begin:end] = found
+            near.rank[found] = np.arange(begin, end)
+        return near
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def range_size(self) -> int:
+        return max(-(-len(self) // self.num_ranges), 1)
+
+    def of_shard(self, shard: int) -> slice:
+        return slice(*self.starts[shard : shard + 2].tolist())
+
+    def ranked(self, found: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The pairs of a range, by rank, the smaller first, and their similarities."""
+        for pairs in found:
+            ranks = self.rank[np.searchsorted(self.rows, as_columns(pairs))]
+            yield np.sort(ranks), pairs["similarity"]
+
+    def settle(self, edges: Edges) -> None:
+        near_duplicates.clusters(len(self), edges.batches(), out=self.cluster)
+        near_duplicates.removals(len(self), edges.batches(enough=True), out=self.removed)
+        for block in blocks(len(self)):
+            np.add.at(self.sizes, self.cluster[block], 1)
+
+    def _ids(self, verify: Verify) -> Iterator[str]:
+        for shard, output in enumerate(verify.sets.outputs()):
+            lines = split_rows(self.rows[self.of_shard(shard)])[1]
+            wanted = np.isin(np.load(output.folder / "sets.npy")["line"], lines)
+            with (output.folder / "ids.jsonl").open("rb") as found:
+                for line, take in zip(found, wanted.tolist(), strict=True):
+                    if take:
+                        yield json.loads(line)
+
+
+def similar_rows(verify: Verify, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The documents that have a near-duplicate, ascending, and where those of each shard begin."""
+    with PartWriter(folder / "similar.parts") as parts:
+        for pairs in pairs_of(verify):
+            parts.add_records(*split_rows(np.unique(as_columns(pairs))))
+    ends = [0]
+    with (folder / "rows").open("wb") as file:
+        for shard in range(len(verify.decide.names())):
+            lines = np.unique(read_records(folder / "similar.parts", shard, LINES))
+            file.write((shard << 32 | lines.astype("<i8")).tobytes())
+            ends.append(ends[-1] + len(lines))
+    rows = np.memmap(folder / "rows", "<i8", "r") if ends[-1] else np.zeros(0, np.int64)
+    return np.array(ends), rows
+
+
+def pairs_of(verify: Verify) -> Iterator[np.ndarray]:
+    for output in verify.outputs():
+        yield np.load(output.folder / "similar.npy")
 
 
 class Edges:
@@ -164,12 +232,6 @@ class Edges:
             records = read_records(self.path, part, EDGES)
             records = records[records["enough"]] if enough else records
             yield as_columns(records[np.lexsort((records["i"], records["j"]))])
-
-
-def _within(rows: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """Of ascending rows those from the first of `own` to its last."""
-    first, last = (own[0], own[-1]) if len(own) else (0, -1)
-    return rows[np.searchsorted(rows, first) : np.searchsorted(rows, last, "right")]
 
 
 def read_lines(resolve: Resolve, name: str, shard: int) -> np.ndarray:

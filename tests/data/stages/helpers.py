@@ -15,13 +15,16 @@ import pytest
 from megafm.config import to_dict
 from megafm.data import inputs
 from megafm.data.config import DataJob
+from megafm.data.stages import columns
 from tests.data.helpers import program
 
 
 def cut_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards and ranges of a few documents."""
+    """Shards, ranges, runs and blocks of a few documents."""
     monkeypatch.setattr(inputs, "TARGET_BYTES", 6000)
     monkeypatch.setattr(inputs, "RANGE_BYTES", 20_000)
+    monkeypatch.setattr(columns, "RUN", 5)
+    monkeypatch.setattr(columns, "BLOCK", 7)
 
 
 def corpus_with_copies(folder: Path, count: int = 60) -> Path:
@@ -58,6 +61,7 @@ import json, sys
 from megafm.config import from_dict
 from megafm.data import inputs
 from megafm.data.config import DataJob
+from megafm.data.stages import columns
 from megafm.data.prepare import prepare
 if __name__ == "__main__":
     inputs.TARGET_BYTES, inputs.RANGE_BYTES = 6000, 20_000

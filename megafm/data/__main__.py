@@ -13,6 +13,7 @@ from megafm.data.prune import prune
 from megafm.data.tasks import run_task
 from megafm.data.text_models import fit_importance, train_quality
 from megafm.data.tokenization import tokenize
+from megafm.data.verification import verify
 from megafm.files import only_writer
 from megafm.tokenizer import Tokenizer
 
@@ -68,6 +69,8 @@ def show(action: str, data: DataFolder) -> None:
         from megafm.report.corpus import write_data_report  # a job may use what stands below it
 
         print(write_data_report(data.dir))
+    elif action == "verify":
+        verify(data.dir)
     elif data.other is None:
         raise ValueError("data.other=null: action=diff compares two folders; set data.other=DIR")
     else:

@@ -38,7 +38,8 @@ def card(manifest: Manifest, statistics: Statistics) -> str:
     parts = [
         f"# {manifest.corpus}",
         f"Snapshot `{manifest.snapshot_id}`: the same documents in the same splits have the same "
-        "one on every machine. `manifest.json` has the sha256 of each shard.",
+        "one on every machine. `manifest.json` has the sha256 of each shard, which "
+        "`action=verify` compares.",
         "## Splits",
         _table(("split", "documents", "bytes"), splits),
         "## Licences",

@@ -363,6 +363,7 @@ class DataJob:
         "lookup",
         "diff",
         "report",
+        "verify",
         "prune",
         "train_quality",
         "fit_importance",

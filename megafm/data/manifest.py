@@ -51,7 +51,7 @@ class Manifest:
     """`inputs_hash` says what the folder was made from (sizes and times of files, settings):
     when it is unchanged there is nothing to do. `snapshot_id` says what it holds, and is the
     same on every machine with the same documents. `files` has the shards of documents,
-    SPLIT/NUMBER, in order."""
+    SPLIT/NUMBER, in order; `token_files` the sha256 of {train,validation}.{bin,idx}."""
 
     corpus: str
     snapshot_id: str
@@ -63,6 +63,7 @@ class Manifest:
     skipped_packages: dict[str, str]
     files: dict[str, FileSummary] = field(default_factory=dict)
     tokenizer_hash: str | None = None
+    token_files: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     @classmethod
@@ -90,16 +91,20 @@ class Manifest:
         """Tokens of each split; empty before action=tokenize."""
         return {n: s.tokens for n, s in self.splits.items() if s.tokens is not None}
 
-    def with_tokens(self, tokens: dict[str, int], tokenizer_hash: str) -> Manifest:
+    def with_tokens(
+        self, tokens: dict[str, int], tokenizer_hash: str, files: dict[str, str]
+    ) -> Manifest:
         splits = {
             name: dataclasses.replace(summary, tokens=tokens[name])
             for name, summary in self.splits.items()
         }
-        return dataclasses.replace(self, splits=splits, tokenizer_hash=tokenizer_hash)
+        return dataclasses.replace(
+            self, splits=splits, tokenizer_hash=tokenizer_hash, token_files=files
+        )
 
     def without_tokens(self) -> Manifest:
         splits = {n: dataclasses.replace(s, tokens=None) for n, s in self.splits.items()}
-        return dataclasses.replace(self, splits=splits, tokenizer_hash=None)
+        return dataclasses.replace(self, splits=splits, tokenizer_hash=None, token_files={})
 
 
 def manifest_path(data_dir: str | Path) -> Path:

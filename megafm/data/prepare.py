@@ -133,7 +133,7 @@ def _publish(folder: str, manifest: Manifest, found: Statistics, gather: Stage) 
     before = _existing(folder)
     same = before is not None and before.files == manifest.files
     if same and before is not None and before.tokenizer_hash is not None:
-        manifest = manifest.with_tokens(before.tokens, before.tokenizer_hash)
+        manifest = manifest.with_tokens(before.tokens, before.tokenizer_hash, before.token_files)
     with staging(folder) as stage:
         for output in gather.outputs():
             made = find_shard(output.folder, "documents")

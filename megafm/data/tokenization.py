@@ -9,9 +9,9 @@ from megafm.data import executors
 from megafm.data.config import DataFolder, DataJob, EncoderName, Encoding, Executor
 from megafm.data.document import SPLITS
 from megafm.data.executors import slurm
-from megafm.data.indexed import IndexedDataset, merge
+from megafm.data.indexed import IndexedDataset, merge, shard_paths
 from megafm.data.manifest import FILE_NAME, Manifest
-from megafm.data.stages.stage import check_done, clean_up, stages_folder
+from megafm.data.stages.stage import check_done, clean_up, hash_file, stages_folder
 from megafm.data.stages.tokens import Tokenize
 from megafm.files import publish, staging
 from megafm.tokenizer import Tokenizer
@@ -94,7 +94,9 @@ def finish(stage: Tokenize) -> Manifest:
         for name in SPLITS:
             units = [output for output in stage.outputs() if output.name.startswith(f"{name}-")]
             tokens[name] = merge(new / name, [output.folder / "tokens" for output in units])
-        tokenized = manifest.with_tokens(tokens, stage.tokenizer_hash)
+        files = [path for name in SPLITS for path in shard_paths(new / name)]
+        hashes = {path.name: hash_file(path) for path in files}
+        tokenized = manifest.with_tokens(tokens, stage.tokenizer_hash, hashes)
         tokenized.save(new)
         manifest.without_tokens().save(data_dir)  # nothing vouches for shards that are half new
         publish(new, data_dir, last=FILE_NAME)

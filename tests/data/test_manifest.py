@@ -10,7 +10,7 @@ from tests.data.helpers import data_folder
 
 def test_tokens_come_and_go(tmp_path: Path) -> None:
     manifest = Manifest.load(data_folder(tmp_path))
-    tokenized = manifest.with_tokens({"train": 5, "validation": 2}, "hash")
+    tokenized = manifest.with_tokens({"train": 5, "validation": 2}, "hash", {"train.bin": "0"})
     assert tokenized.tokens == {"train": 5, "validation": 2}
     assert tokenized.splits["train"].tokens == 5
     assert tokenized.without_tokens() == manifest

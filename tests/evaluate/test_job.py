@@ -83,7 +83,7 @@ def test_documents_changed_after_tokenizing_are_refused(tmp_path: Path) -> None:
     make_tiny_run(tmp_path)
     before = Manifest.load(tmp_path / "data")
     write_data(tmp_path / "data", VALIDATION[:2]).with_tokens(
-        {"train": 1, "validation": 1}, str(before.tokenizer_hash)
+        {"train": 1, "validation": 1}, str(before.tokenizer_hash), before.token_files
     ).save(tmp_path / "data")
     with pytest.raises(ValueError, match=r"stands for \d+ bytes.*action=tokenize"):
         evaluate(job(tmp_path))

@@ -25,7 +25,7 @@ from megafm.data.sources.streams import decompressed, opened, plain_name
 
 __all__ = ["VERSION", "Fields", "Listing", "Shard", "Source", "list_shards", "read_shard"]
 
-VERSION = "sources/2"
+VERSION = "sources/3"
 _LISTS = {
     "python_installation": list_installation,
     "code": list_code,

@@ -34,11 +34,21 @@ def members(stream: IO[bytes], place: Place) -> Iterator[tuple[Place, IO[bytes]]
         )
         if isinstance(member, Drop):
             yield Drop(member.reason, inner.name)
+        elif not _is_unicode(name):
+            yield Drop("undecodable_name", inner.name)
         elif is_archive(name):
             yield Drop("nested_archive", inner.name)
         else:
             plain = bounded(member, place.budget)
             yield inner, decompressed(plain, name, place.budget)
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _zip(stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes] | Drop]]:
@@ -47,7 +57,7 @@ def _zip(stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes] | Drop]]:
     with refusals():
         archive = zipfile.ZipFile(stream)
     for entry in archive.infolist():
-        if entry.is_dir():
+        if entry.filename.endswith("/"):  # is_dir() fails on a name that is empty
             continue
         if entry.flag_bits & 1:
             yield entry.filename, Drop("encrypted")

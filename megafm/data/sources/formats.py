@@ -89,7 +89,17 @@ def format_of(path: str, kind: str) -> str | None:
 
 
 def read_file(stream: IO[bytes], place: Place) -> Iterator[Document | Drop]:
-    """The documents of a file, or of each file in an archive, by what its name and kind say."""
+    """The documents of a file, or of each file in an archive, by what its name and kind say; a
+    Drop where there is none at all."""
+    empty = True
+    for result in _results(stream, place):
+        empty = False
+        yield result
+    if empty:
+        yield Drop("no_documents", place.name)
+
+
+def _results(stream: IO[bytes], place: Place) -> Iterator[Document | Drop]:
     kind = place.source.kind
     reader = format_of(place.path, kind)
     if reader == "archive":

@@ -33,9 +33,10 @@ def main_content(data: bytes, charset: str, extractor: str) -> dict[str, Any]:
     """
     extract = _trafilatura() if extractor == "trafilatura" else _resiliparse()
     encoding, trees = need("resiliparse.parse.encoding"), need("resiliparse.parse.html")
-    charset = charset or encoding.detect_encoding(data, from_html_meta=True) or "utf-8"
+    if not charset and not _is_utf8(data):
+        charset = encoding.detect_encoding(data, from_html_meta=True)
     try:
-        markup = encoding.bytes_to_str(data, charset)
+        markup = encoding.bytes_to_str(data, charset or "utf-8")
     except LookupError:  # a charset of the server's own
         markup = encoding.bytes_to_str(data, "utf-8")
     try:
@@ -52,6 +53,18 @@ def main_content(data: bytes, charset: str, extractor: str) -> dict[str, Any]:
     if not text:
         raise Refused("no_main_content")
     return {"text": text, "language": language, "metadata": {"title": title} if title else {}}
+
+
+def _is_utf8(data: bytes) -> bool:
+    """Whether it is plainly so: other encodings of more than ASCII hardly ever look like it, while
+    a few letters are too few to guess from."""
+    if data.isascii():  # or one that shifts, as ISO-2022-JP does
+        return False
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _depth(tree: Any, trees: ModuleType) -> int:

@@ -36,17 +36,19 @@ def json_list(stream: IO[bytes], place: Place) -> Iterator[tuple[int, Any]]:
     """Number and value of each element of one list, without holding the list.
 
     Raises:
-        Refused: no_json where the rest of the file is no list of JSON, or too_large.
+        Refused: no_json where the rest of the file is no list of JSON, or there is more behind
+            it; too_large.
     """
     decoder, limit, number = json.JSONDecoder(), limit_of(place), 0
     utf8 = getincrementaldecoder("utf-8-sig")()
     text, position, wanted, ended = "", 0, CHUNK, False
     while True:
         try:
-            start = _element(text, position, first=number == 0)
-            if start is None:
-                return
-            value, position = decoder.raw_decode(text, start)
+            mark = _mark(text, position, first=number == 0)
+            if "]" in mark.group():
+                position = mark.end()
+                break
+            value, position = decoder.raw_decode(text, mark.end())
             if position == len(text) and not ended:
                 raise ValueError("a number may go on")
         except (ValueError, RecursionError) as error:
@@ -63,10 +65,15 @@ def json_list(stream: IO[bytes], place: Place) -> Iterator[tuple[int, Any]]:
             continue
         number, wanted = number + 1, CHUNK
         yield number, value
+    while not text[position:].strip() and not ended:
+        data = stream.read(CHUNK)
+        text, position, ended = utf8.decode(data, final=not data), 0, not data
+    if text[position:].strip():
+        raise Refused("no_json")
 
 
-def _element(text: str, position: int, first: bool) -> int | None:
-    """Where the next element of a list begins; None after the last.
+def _mark(text: str, position: int, first: bool) -> re.Match[str]:
+    """What stands before the next element of a list, or ends the list.
 
     Raises:
         ValueError: it is not there, or not yet.
@@ -74,7 +81,7 @@ def _element(text: str, position: int, first: bool) -> int | None:
     found = (_OPEN if first else _NEXT).match(text, position)
     if found is None:
         raise ValueError("no list")
-    return None if "]" in found.group() else found.end()
+    return found
 
 
 def limit_of(place: Place) -> int:

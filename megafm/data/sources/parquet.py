@@ -14,13 +14,16 @@ ROWS = 128  # at a time
 
 
 def row_groups(shard: Shard) -> Iterator[Shard]:
-    """A shard for each row group; the file itself where it cannot be opened, to be counted."""
+    """A shard for each row group; the file itself where it has none or cannot be opened, to be
+    counted."""
     try:
         with opened(shard.location) as stream:
             metadata = _open(stream).metadata
     except (Refused, OSError):
         yield shard
         return
+    if not metadata.num_row_groups:
+        yield shard
     first = 0
     for part in range(metadata.num_row_groups):
         group = metadata.row_group(part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 from typing import IO, Any
@@ -11,7 +12,9 @@ from megafm.data.document import Document, Drop
 from megafm.data.lines import to_line
 from megafm.data.sources.config import Fields
 from megafm.data.sources.conversations import messages_of, render
-from megafm.data.sources.shard import Place
+from megafm.data.sources.shard import Place, Refused
+
+MAX_DEPTH = 100  # of lists and objects in one another: what is written must be read again
 
 Rows = Callable[[IO[bytes], Place], Iterator[tuple[object, Any]]]
 
@@ -21,44 +24,46 @@ def read_records(rows: Rows) -> Callable[[IO[bytes], Place], Iterator[Document |
     Drop in their place."""
 
     def read(stream: IO[bytes], place: Place) -> Iterator[Document | Drop]:
-        of = conversation_of if place.source.kind == "conversations" else document_of
         for number, record in rows(stream, place):
-            yield record if isinstance(record, Drop) else of(record, number, place)
+            yield record if isinstance(record, Drop) else document_of(record, number, place)
 
     return read
 
 
 def document_of(record: Any, number: object, place: Place) -> Document | Drop:
     """The document of a record; `number` tells it from the other records of the file."""
-    text = find(record, place.source.fields.text)
+    fields = place.source.fields
+    try:
+        about = stated(record, fields)
+        if place.source.kind == "conversations":
+            text, about["metadata"]["messages"] = _conversation(record)
+        else:
+            text = _string(find(record, fields.text))
+        name = _text(find(record, fields.id)) if fields.id else str(number)
+        if not name:
+            raise Refused("no_id")
+    except Refused as refusal:
+        return Drop(refusal.reason, place.id(number))
+    return checked(place.document(text, name, **about), place)
+
+
+def _string(text: Any) -> str:
     if isinstance(text, bytes):
         try:
             text = text.decode()
-        except UnicodeDecodeError:
-            return Drop("undecodable", place.id(number))
+        except UnicodeDecodeError as error:
+            raise Refused("undecodable") from error
     if not isinstance(text, str):
-        return Drop("no_text", place.id(number))
-    return _document(record, number, place, text)
+        raise Refused("no_text")
+    return text
 
 
-def conversation_of(record: Any, number: object, place: Place) -> Document | Drop:
-    """The document of a record with turns: their text rendered, and the messages themselves."""
-    messages = messages_of(record)
+def _conversation(record: Any) -> tuple[str, list[dict[str, Any]]]:
+    """The turns of a record: their text rendered, and the messages themselves."""
+    messages = plain(messages_of(record))
     if not messages:
-        return Drop("no_messages", place.id(number))
-    return _document(record, number, place, render(messages), {"messages": plain(messages)})
-
-
-def _document(
-    record: Any, number: object, place: Place, text: str, metadata: dict[str, Any] | None = None
-) -> Document | Drop:
-    fields = place.source.fields
-    name = _text(find(record, fields.id)) if fields.id else str(number)
-    if not name:
-        return Drop("no_id", place.id(number))
-    about = stated(record, fields)
-    about["metadata"] |= metadata or {}
-    return checked(place.document(text, name, **about), place)
+        raise Refused("no_messages")
+    return render(messages), messages
 
 
 def checked(document: Document, place: Place) -> Document | Drop:
@@ -91,14 +96,22 @@ def find(record: Any, name: str) -> Any:
     return find(record.get(outer), inner) if dot else None
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON has it: times as ISO 8601, bytes as base64."""
+def plain(value: Any, depth: int = 0) -> Any:
+    """A value as JSON has it: times as ISO 8601, bytes as base64, NaN and infinity as null.
+
+    Raises:
+        Refused: too_deep.
+    """
+    if depth > MAX_DEPTH:
+        raise Refused("too_deep")
     if isinstance(value, Mapping):
-        return {str(key): plain(inner) for key, inner in value.items()}
+        return {str(key): plain(inner, depth + 1) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
+        return [plain(inner, depth + 1) for inner in value]
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if isinstance(value, str | int | float | bool) or value is None:
         return value
     return _text(value)

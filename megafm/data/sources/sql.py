@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from megafm.data.document import Drop
 from megafm.data.sources.jsonl import limit_of
-from megafm.data.sources.shard import Place
+from megafm.data.sources.shard import Place, Refused
 from megafm.data.sources.streams import CHUNK
 
 _TOO_LARGE = object()
@@ -31,6 +31,9 @@ def sql_rows(stream: IO[bytes], place: Place) -> Iterator[tuple[str, Any]]:
 
     The columns are those that the statement names, or CREATE TABLE before it. Values are strings
     as they are written, None for NULL.
+
+    Raises:
+        Refused: truncated, where the file ends in a string, a row or a comment.
     """
     scanner = _Scanner(stream, limit_of(place))
     tables: dict[str, list[str]] = {}
@@ -105,8 +108,8 @@ def _statement(
 
 
 def _bare(name: str) -> str:
-    """The table of schema.table."""
-    return name.rpartition(".")[2]
+    """The table of schema.table; what is not UTF-8 in it is written out, as it stands in ids."""
+    return name.rpartition(".")[2].encode(errors="backslashreplace").decode()
 
 
 class _Scanner:
@@ -162,7 +165,9 @@ class _Scanner:
                     self._at = len(self._text) - 1
                     self._fill()
                     end = self._text.find("*/", self._at)
-                self._at = end + 2 if end >= 0 else len(self._text)
+                if end < 0:
+                    raise Refused("truncated")
+                self._at = end + 2
             else:
                 return
 
@@ -177,17 +182,21 @@ class _Scanner:
             if kind == "mark" and text in "()":
                 depth += 1 if text == "(" else -1
                 if depth == 0:
-                    break
+                    return row
             elif kind == "mark":
                 fresh = depth == 1
             elif fresh:  # of an expression the first word stands for it
                 row.append(None if kind == "word" and text.lower() == "null" else text)
                 fresh = False
+        if token is None:
+            raise Refused("truncated")
         return row
 
     def copied(self) -> Iterator[list[Any]]:
         """The rows of COPY ... FROM stdin: a line each, fields between tabs, to a line of \\."""
-        while (line := self._line()) not in ("\\.", None):
+        while (line := self._line()) != "\\.":
+            if line is None:
+                raise Refused("truncated")
             if line is _TOO_LARGE:
                 yield [_TOO_LARGE]
             else:
@@ -212,8 +221,10 @@ class _Scanner:
             if size <= self._max:
                 pieces.append(piece)
             self._at = end + 1 if end >= 0 else len(self._text)
-            if end >= 0 or not self._fill():
+            if end >= 0:
                 return "".join(pieces).rstrip("\r") if size <= self._max else _TOO_LARGE
+            if not self._fill():  # cut off, but for the last line of all
+                return "\\." if "".join(pieces) == "\\." else None
 
     def _quoted(self, quote: str, backslash: bool) -> Any:
         """A string whose opening quote has been read; _TOO_LARGE, and nothing of it held, when it
@@ -229,7 +240,7 @@ class _Scanner:
             self._at = end
             if found is None:
                 if not self._fill():
-                    break
+                    raise Refused("truncated")
                 continue
             self._see(2)  # what follows decides
             following = self._text[self._at + 1 : self._at + 2]

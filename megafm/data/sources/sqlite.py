@@ -27,7 +27,7 @@ def sqlite_rows(stream: IO[bytes], place: Place) -> Iterator[tuple[str, Any]]:
             database.text_factory = bytes
             for table in _tables(database, place.source.table):
                 yield from _rows(database, table, place)
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # a name that is none
         raise Refused("corrupt") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import tokenize
 from collections.abc import Iterator
@@ -12,6 +13,14 @@ from megafm.data.document import Document, Drop
 from megafm.data.licence_texts import licence_of_header
 from megafm.data.sources.shard import Place, Refused
 from megafm.data.sources.streams import whole
+
+# A file in UTF-16 or UTF-32 tells so; the mark of UTF-32 begins with that of UTF-16.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 
 def read_text(stream: IO[bytes], place: Place) -> Iterator[Document | Drop]:
@@ -26,18 +35,21 @@ def read_text(stream: IO[bytes], place: Place) -> Iterator[Document | Drop]:
 
 
 def decode(data: bytes, suffix: str) -> str:
-    """UTF-8, or for Python source the encoding that its first lines declare.
+    """UTF-8, or what a byte order mark or the first lines of Python source declare.
 
     Raises:
         Refused: binary, or undecodable.
     """
-    if b"\0" in data:
+    marked = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "")
+    if not marked and b"\0" in data:
         raise Refused("binary")
-    encoding = "utf-8-sig"
+    encoding = marked or "utf-8-sig"
     try:
-        if suffix == ".py":
+        if suffix == ".py" and not marked:
             encoding = tokenize.detect_encoding(io.BytesIO(data).readline)[0]
         text = data.decode(encoding)
     except (UnicodeDecodeError, SyntaxError, LookupError) as error:
         raise Refused("undecodable") from error
+    if "\0" in text:
+        raise Refused("binary")
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text

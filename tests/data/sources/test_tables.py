@@ -220,7 +220,7 @@ def test_a_value_of_a_dump_over_the_limit_is_counted_and_never_held(tmp_path: Pa
         f"CREATE TABLE t (text TEXT);\nINSERT INTO t VALUES ('{long}'),('after');\n"
         f"/* {long} */ INSERT INTO t VALUES ('a','b');\nINSERT INTO t VALUES ('cut off"
     )
-    expected = ["<too_large>", "after", "<bad_row>", "cut off"]
+    expected = ["<too_large>", "after", "<bad_row>", "<truncated>"]
     assert outcomes(tmp_path, "sql", max_document_bytes=1000) == expected
 
 

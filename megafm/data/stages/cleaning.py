@@ -41,7 +41,7 @@ class Read(Stage):
 
     @property
     def rule(self) -> str:
-        return digest("read/6", sources.VERSION, *map(describe, self.pipeline.transform))
+        return digest("read/7", sources.VERSION, *map(describe, self.pipeline.transform))
 
     def names(self) -> list[str]:
         return [run.name for run in inputs.load(self.root).runs]

@@ -2,7 +2,8 @@
 
 A detector is a pattern, for numbers also a check, and where a number alone could be anything a
 word that must stand before it. No pattern repeats without bound, and none can begin inside what it
-matches, so that the time is linear in the text whatever is in it.
+matches, so that the time is linear in the text whatever is in it. Letters beside a match
+are those of ASCII: scripts without spaces write numbers and addresses right after a letter.
 """
 
 from __future__ import annotations
@@ -112,15 +113,15 @@ def _number(
     after: str | None = None,
     not_after: str | None = None,
 ) -> Detector:
-    """Digits and letters that stand alone: no letter, digit or part of a number beside them."""
+    """Digits and letters that stand alone: no such letter or digit, no part of a number beside."""
     alone = rf"(?<!\w)(?<![0-9][.,:/-])(?<![+$])(?:{pattern})(?!\w|[.,:/-][0-9])"
     return Detector(
         kind,
-        re.compile(alone),
+        re.compile(alone, re.ASCII),
         _compact(check) if check else None,
         near=DIGITS,
-        after=re.compile(after, re.I) if after else None,
-        not_after=re.compile(not_after, re.I) if not_after else None,
+        after=re.compile(after, re.I | re.ASCII) if after else None,
+        not_after=re.compile(not_after, re.I | re.ASCII) if not_after else None,
     )
 
 
@@ -164,12 +165,16 @@ DAYS = "(?:0[1-9]|[12][0-9]|3[01])"
 
 FIRST, LAST = "(?<![0-9] )", "(?! [0-9])"  # of no row of numbers
 
+SPACED = r"\w\u00c0-\u024f\u0370-\u04ff"  # with Latin, Greek and Cyrillic letters
+NAME = rf"(?<![{SPACED}.+%-])[{SPACED}+%-](?:[{SPACED}.+%-]|'(?=[{SPACED}])){{0,63}}+"
+
 EMAIL = (
     Detector(
         "EMAIL",
         re.compile(
-            r"(?<![\w.+%-])[\w+%-](?:[\w.+%-]{0,63}+)@"
-            r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62}+)\.){1,8}[A-Za-z]{2,24}(?![\w-])"
+            rf"{NAME}@(?:[{SPACED}](?:[{SPACED}-]{{0,62}}+)\.){{1,8}}"
+            r"[A-Za-z\u0430-\u044f]{2,24}(?![\w-])",
+            re.ASCII,
         ),
         _email,
         near=Near(re.compile("@"), 320),
@@ -177,9 +182,9 @@ EMAIL = (
     Detector(
         "EMAIL",
         re.compile(
-            r"(?<![\w.+%-])[\w.+%-]{1,64}+ ?(?:\[at\]|\(at\)|\{at\}) ?"
+            rf"{NAME} ?(?:\[at\]|\(at\)|\{{at\}}) ?"
             r"(?:[A-Za-z0-9-]{1,63}+ ?(?:\.|\[dot\]|\(dot\)|\{dot\}) ?){1,8}[A-Za-z]{2,24}(?!\w)",
-            re.I,
+            re.I | re.ASCII,
         ),
         cues=("[at]", "(at)", "{at}"),
     ),
@@ -187,14 +192,16 @@ EMAIL = (
 IP = (
     Detector(
         "IP",
-        re.compile(r"(?<![\w.-])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![\w-]|\.[0-9])"),
+        re.compile(r"(?<![\w.-])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![\w-]|\.[0-9])", re.ASCII),
         _ip,
         near=DIGITS,
         not_after=re.compile(VERSION, re.I),
     ),
     Detector(
         "IP",
-        re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:]|\.[0-9])"),
+        re.compile(
+            r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:]|\.[0-9])", re.ASCII
+        ),
         _ip,
         near=Near(re.compile(":[0-9A-Fa-f]{0,4}:"), 45),
     ),
@@ -250,7 +257,8 @@ PHONE = (
         "PHONE",
         re.compile(
             r"(?<![\w+])(?:\+[1-9][0-9]{0,2}|(?<![0-9][.,/ -])00[1-9][0-9]{0,2}[ ./-])"
-            r"(?:[ ./-]?\(?[0-9]\)?){6,12}(?!\w)"
+            r"(?:[ ./-]?\(?[0-9]\)?){6,12}(?!\w)",
+            re.ASCII,
         ),
         near=DIGITS,
     ),

@@ -22,7 +22,7 @@ MIN_ENTROPY = 3.0  # bits a character
 def _token(pattern: str, *cues: str) -> Detector:
     return Detector(
         "KEY",
-        re.compile(rf"(?<![\w-])(?:{pattern})(?![\w-])"),
+        re.compile(rf"(?<![\w-])(?:{pattern})(?![\w-])", re.ASCII),
         cues=tuple(cue.lower() for cue in cues),
     )
 
@@ -33,6 +33,11 @@ def looks_random(found: str) -> bool:
     entropy = -sum(n / len(found) * math.log2(n / len(found)) for n in counts)
     mixed = any(map(str.isdigit, found)) and any(map(str.isalpha, found))
     return mixed and entropy >= MIN_ENTROPY and not found.startswith(("$", "{", "<", "%", "/"))
+
+
+def _unquoted(found: str) -> bool:
+    """Not a name of the program, in which a digit or none stands."""
+    return looks_random(found) and sum(map(str.isdigit, found)) >= 2
 
 
 NAMES = "password|passwd|pwd|secret|api[_-]?key|access[_-]?key|auth[_-]?key|private[_-]?key|token"
@@ -74,6 +79,17 @@ KEYS = (
         looks_random,
         cues=("passw", "pwd", "secret", "key", "token"),
         near=Near(re.compile(r"[:=>]\s{0,3}[\"'][^\s\"']{8}"), 220),
+    ),
+    Detector(
+        "KEY",  # without quotes, to the end of the line: .env, .aws/credentials, YAML
+        re.compile(
+            rf"(?:{NAMES})[\w-]{{0,20}}+ {{0,3}}[:=] {{0,3}}"
+            r"(?P<found>[A-Za-z0-9+/=-]{20,200}+)(?=\s|\Z)",
+            re.I,
+        ),
+        _unquoted,
+        cues=("passw", "pwd", "secret", "key", "token"),
+        near=Near(re.compile(r"[:=] {0,3}[A-Za-z0-9+/=-]{20}"), 220),
     ),
 )
 

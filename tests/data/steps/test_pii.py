@@ -61,6 +61,27 @@ def test_recall_of_planted_data(kind):
     assert row["recall"] >= benchmark.BAR, row["missed"]
 
 
+@pytest.mark.parametrize("kind", PLANTS)
+def test_scripts_without_spaces_part_nothing_from_what_stands_beside(kind):
+    rng = random.Random(kind)
+    for _ in range(50):
+        around = "\u8acb\u806f\u7d61{}\u8b1d\u8b1d"
+        found = redact(around.format(PLANTS[kind](rng)))
+        assert re.fullmatch(around.format(r"(?s:.*<[A-Z_]+>.*)"), found), found
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "john.o'neil@example.com",
+        "m\u00fcller@b\u00fccher.de",
+        "\u0438\u043c\u044f@\u043f\u043e\u0447\u0442\u0430.\u0440\u0444",
+    ],
+)
+def test_addresses_of_other_letters(name):
+    assert redact(f"Mail '{name}', or {name}.") == "Mail '<EMAIL>', or <EMAIL>."
+
+
 def test_decoys_are_left_alone():
     taken = benchmark.decoys(random.Random(1), 60)
     chance = {"order", "bare_number", "table_row"}  # numbers that pass a check digit by chance
@@ -116,7 +137,20 @@ def test_counts_by_kind():
 
 BEGINNINGS = ["a", "1", "1 ", "1.", "a@", "a.", "a@a.", ":", "1:", "-----BEGIN PRIVATE KEY-----"]
 BEGINNINGS += ["eyJ", "-eyJ", "+1", "(0", "token", 'token="', "://a:", "0 ", "AB12 ", "[at]", "sk-"]
-BEGINNINGS += ["password = '", "xoxb-", "1111 ", "00", "\n", "((((", "@", "- ", "ghp_", "a[at]"]
+BEGINNINGS += [
+    "password = '",
+    "xoxb-",
+    "1111 ",
+    "00",
+    "\n",
+    "((((",
+    "@",
+    "- ",
+    "ghp_",
+    "a[at]",
+    "a'",
+    "key=",
+]
 
 
 @pytest.mark.parametrize("unit", BEGINNINGS)
@@ -145,6 +179,10 @@ def test_no_pattern_repeats_without_bound(detector):
         ('password = "changeme"', 'password = "changeme"'),
         ('token = "$GITHUB_TOKEN_2"', 'token = "$GITHUB_TOKEN_2"'),
         ("token_count = 12345678", "token_count = 12345678"),
+        ("SECRET_KEY=wJalrXUtn3EMI/K7MDENG/bPxRfi\n", "SECRET_KEY=<KEY>\n"),
+        ("auth_token: 8f14e45fceea167a5a36dedd4bea2543", "auth_token: <KEY>"),
+        ("secret = SomeLongNameOfAClassVersion2", "secret = SomeLongNameOfAClassVersion2"),
+        ("token = tokenizer.convert_ids_12_34(ids)", "token = tokenizer.convert_ids_12_34(ids)"),
         ("postgres://me:aB3dE5fG7h@host/db", "postgres://me:<KEY>@host/db"),
         ("https://example.org:8080/a@b", "https://example.org:8080/a@b"),
     ],

@@ -149,6 +149,7 @@ class Tokenizer:
     def token_bytes(self) -> np.ndarray:
         """How many bytes of text each id stands for, int32 (vocab_size,); 0 for special tokens.
 
+        Of a SentencePiece kind U+2581 and U+FDD0 in a text, which are escaped, count a byte more.
         Of a SentencePiece tokenizer that puts a blank before the text, the first token counts it;
         of a WordPiece tokenizer of BERT's sort no token counts white space.
         """

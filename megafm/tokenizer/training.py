@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
 from megafm.tokenizer.chat import TEMPLATES
 from megafm.tokenizer.config import Recipe
@@ -17,10 +17,12 @@ from megafm.tokenizer.rust import train_rustbpe
 from megafm.tokenizer.tokenizer import END_OF_DOCUMENT, Tokenizer
 from megafm.tokenizer.words import words
 
+BLANK = "\u2581"  # how SentencePiece spells one
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
 COVERAGE = 0.9995  # of the characters of the text have pieces of their own; the rest goes by bytes
 CONTINUES = "\u2581"  # before a piece inside a word; no byte is spelt so, but "##" may be text
+ESCAPE = "\ufdd0"  # a noncharacter: no text of the world has it, but any text may
 IN_BYTES = ("bpe", "unigram", "wordpiece")
 LONGEST_WORD = 100  # bytes of a word for WordPiece, whose search is quadratic in them
 UNSEEN = -1e6  # a score that the best path through a text never takes
@@ -112,10 +114,14 @@ def _untrained(recipe: Recipe, terms: list[str]) -> tokenizers.Tokenizer:
         inner.pre_tokenizer = pre_tokenizers.Sequence([cut, in_bytes])
         inner.decoder = decoders.ByteLevel()
     else:
-        blanks = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
+        # U+2581 is a blank to the model, so that of a text becomes ESCAPE and "_".
+        escape = [(ESCAPE, f"{ESCAPE}."), (BLANK, f"{ESCAPE}_")]
+        inner.normalizer = normalizers.Sequence([normalizers.Replace(*pair) for pair in escape])
+        unescape = [decoders.Replace(new, old) for old, new in reversed(escape)]
+        blanks = pre_tokenizers.Metaspace(BLANK, prepend_scheme="never", split=False)
         inner.pre_tokenizer = pre_tokenizers.Sequence([cut, blanks])
         inner.decoder = decoders.Sequence(
-            [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+            [decoders.Replace(BLANK, " "), decoders.ByteFallback(), decoders.Fuse(), *unescape]
         )
     return inner
 

@@ -11,7 +11,8 @@ class StreamingDetokenizer:
     """Turns a stream of tokens into pieces of text whose concatenation decodes the whole.
 
     A token of a byte-level vocabulary may end inside a character. Such an end decodes to one
-    replacement character; it is held back until the tokens after it tell what it is.
+    replacement character, or by byte fallback to one for each byte; they are held back until the
+    tokens after them tell what they are.
     """
 
     def __init__(self, decode: Callable[[list[int]], str]) -> None:
@@ -23,12 +24,11 @@ class StreamingDetokenizer:
         """The text that `token` completes; may be empty."""
         self.pending.append(token)
         text = self.decode(self.pending)
-        if text.endswith(REPLACEMENT):
-            piece = text[self.shown : -1]
-            self.shown += len(piece)
-            return piece
-        piece = text[self.shown :]
-        self.pending, self.shown = [], 0
+        whole = text.rstrip(REPLACEMENT)
+        piece = whole[self.shown :]
+        self.shown += len(piece)
+        if whole == text:
+            self.pending, self.shown = [], 0
         return piece
 
     def flush(self) -> str:

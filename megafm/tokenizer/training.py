@@ -117,7 +117,9 @@ def _untrained(recipe: Recipe, terms: list[str]) -> tokenizers.Tokenizer:
         # U+2581 is a blank to the model, so that of a text becomes ESCAPE and "_".
         escape = [(ESCAPE, f"{ESCAPE}."), (BLANK, f"{ESCAPE}_")]
         inner.normalizer = normalizers.Sequence([normalizers.Replace(*pair) for pair in escape])
-        unescape = [decoders.Replace(new, old) for old, new in reversed(escape)]
+        # Half of one, as a stream of tokens has it, is no character yet.
+        unescape = [decoders.Replace(Regex(f"{ESCAPE}(?![._])"), "\ufffd")]
+        unescape += [decoders.Replace(new, old) for old, new in reversed(escape)]
         blanks = pre_tokenizers.Metaspace(BLANK, prepend_scheme="never", split=False)
         inner.pre_tokenizer = pre_tokenizers.Sequence([cut, blanks])
         inner.decoder = decoders.Sequence(

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex
 from tokenizers.pre_tokenizers import Split
 
+from megafm.infer.detokenizer import StreamingDetokenizer
 from megafm.tokenizer import Recipe, Tokenizer, train
 from megafm.tokenizer.rust import check_same
 from megafm.tokenizer.words import words
@@ -61,6 +62,17 @@ def test_any_text_round_trips(by_kind: dict[str, Tokenizer], kind: str) -> None:
 
     check()
     assert tokenizer.lossless
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stream_of_tokens_shows_no_half_of_a_character(
+    by_kind: dict[str, Tokenizer], kind: str
+) -> None:
+    value = "a\u2581_\ufdd0\ufdd0.\u4e2d\U0001f600\u2581 \u2581"
+    stream = StreamingDetokenizer(by_kind[kind].decode)
+    pieces = [stream.push(index) for index in by_kind[kind].encode(value)]
+    assert "".join(pieces) == value
+    assert stream.flush() == ""
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -34,18 +34,21 @@ def sorted_places(strings: Iterable[str], folder: Path) -> Iterator[np.ndarray]:
     """The places of strings, int64, in the order of the strings; of equal ones in their own.
 
     Memory: RUN strings, and a buffer for each run, which is an open file: a thousand of them hold
-    260 million strings. They lie in `folder` without a name.
+    260 million strings. They lie in `folder` without a name, and the last of them in memory.
     """
     numbered = ((string, place) for place, string in enumerate(strings))
     with ExitStack() as opened:
         runs: list[Iterator[tuple[str, int]]] = []
-        while run := sorted(islice(numbered, RUN)):
+        run = sorted(islice(numbered, RUN))
+        while len(run) == RUN:
             file = opened.enter_context((folder / f"run_{len(runs)}").open("w+", encoding="ascii"))
+            Path(file.name).unlink()
             file.writelines(json.dumps(pair) + "\n" for pair in run)
             file.seek(0)
-            Path(file.name).unlink()
-            runs.append(map(json.loads, file))
+            runs.append(map(tuple, map(json.loads, file)))
             run.clear()  # before the next is read
+            run = sorted(islice(numbered, RUN))
+        runs.append(iter(run))
         places = (place for _, place in heapq.merge(*runs))
         for place in places:
             rest = islice(places, BLOCK - 1)

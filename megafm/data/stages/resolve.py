@@ -2,7 +2,7 @@
 
 Pairs pass by, a range at a time, and documents, a shard at a time; what is known of each document
 that has a near-duplicate lies on the disk, 41 bytes of it in columns that are read at any place.
-Memory: a range or a shard, and 24 bytes for each document that may be held out.
+Memory: a range, a shard or a cluster, and 24 bytes for each document that may be held out.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ import numpy as np
 from megafm.data import near_duplicates
 from megafm.data.config import Split
 from megafm.data.document import Document
+from megafm.data.permutation import mix
 from megafm.data.split import VERSION, Batch, validation_rows
 from megafm.data.stages import clusters
 from megafm.data.stages.cleaning import DROPPED, DROPPED_BYTES, documents_at
 from megafm.data.stages.columns import blocks, column, sorted_places
 from megafm.data.stages.exact import LINES, unique_rows
-from megafm.data.stages.exchange import PartWriter, read_records
+from megafm.data.stages.exchange import PartWriter, parts_of, read_records
 from megafm.data.stages.near import Verify, as_columns, split_rows
 from megafm.data.stages.stage import Stage
 from megafm.files import write_text
@@ -78,7 +79,7 @@ class Resolve(Stage):
         return counters
 
     def _remove(self, near: Near, removed: Path, held: Path) -> Counter[str]:
-        """Write the lines that go, by shard, and what stays of clusters, by ranges of these."""
+        """Write the lines that go, by shard, and what stays of clusters, by hashes of these."""
         counters = Counter({DROPPED + REASON: 0, DROPPED_BYTES + REASON: 0})
         with PartWriter(removed) as gone, PartWriter(held) as staying:
             for shard, (rows, kept) in enumerate(self._units()):
@@ -93,7 +94,8 @@ class Resolve(Stage):
                 stays["bytes"], stays["text_hash"] = (
                     kept[name][~goes] for name in ("bytes", "text_hash")
                 )
-                staying.add_records(stays["cluster"] // near.range_size, stays)
+                ranges = parts_of(mix(stays["cluster"].astype(np.uint64)), near.num_ranges)
+                staying.add_records(ranges, stays)
         return counters
 
     def _units(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -125,7 +127,7 @@ class Near:
     """The documents that have a near-duplicate, in columns on the disk, int64 but for `removed`.
 
     Attributes:
-        num_ranges: that ranks are taken by.
+        num_ranges: that ranks, and clusters, are taken by.
         starts: of the documents of each shard, and their number.
         rows: of all of them, ascending.
         places: those of the documents in the order of ids, of which the smallest is kept.
@@ -159,10 +161,6 @@ class Near:
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    @property
-    def range_size(self) -> int:
-        return max(-(-len(self) // self.num_ranges), 1)
 
     def of_shard(self, shard: int) -> slice:
         return slice(*self.starts[shard : shard + 2].tolist())

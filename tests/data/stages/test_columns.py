@@ -29,13 +29,13 @@ def test_runs_are_merged_in_the_order_of_characters(
     assert not list(tmp_path.iterdir())
 
 
-def test_four_times_the_strings_are_sorted_in_the_same_memory(
+def test_three_times_the_strings_are_sorted_in_the_same_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(columns, "RUN", 2000)
+    monkeypatch.setattr(columns, "RUN", 5000)
     monkeypatch.setattr(columns, "BLOCK", 2000)
     peaks = []
-    for count in (20_000, 80_000):
+    for count in (20_000, 60_000):
         order = columns.column(tmp_path / str(count), np.int64, count)
         names = (f"{number * 7919 % count:06} of a source" for number in range(count))
         tracemalloc.start()
@@ -46,7 +46,7 @@ def test_four_times_the_strings_are_sorted_in_the_same_memory(
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert (order * 7919 % count == np.arange(count)).all()
-    assert peaks[1] < 2 * peaks[0]  # a buffer for each run
+    assert peaks[1] < 1.5 * peaks[0]  # a buffer for each run
 
 
 def test_chains_over_many_blocks_end_at_their_first(

@@ -34,9 +34,8 @@ std::vector<Pair> near_fingerprints(const uint64_t* fingerprints, int64_t rows, 
     for (int64_t row = 0; row < rows; ++row) {
       keyed[row] = {fingerprints[row] & mask, row};
     }
-    std::vector<Pair> pairs = pairs_of_buckets(keyed, max_bucket);
-    std::erase_if(pairs, [&](const Pair& pair) {
-      return std::popcount(fingerprints[pair[0]] ^ fingerprints[pair[1]]) > most;
+    std::vector<Pair> pairs = pairs_of_buckets(keyed, max_bucket, [&](const Pair& pair) {
+      return std::popcount(fingerprints[pair[0]] ^ fingerprints[pair[1]]) <= most;
     });
     merge_into(found, pairs);
   }

@@ -27,21 +27,6 @@ std::vector<Keyed> keyed_by_band(const Signatures& signatures, int64_t band) {
 
 }  // namespace
 
-std::vector<Pair> pairs_of_buckets(std::vector<Keyed>& keyed, int64_t max_bucket) {
-  std::sort(keyed.begin(), keyed.end());
-  std::vector<Pair> pairs;
-  for (size_t first = 0, row = 0; row < keyed.size(); ++row) {
-    if (keyed[row].key != keyed[first].key) {
-      first = row;
-    }
-    const size_t last = std::min<size_t>(row, first + max_bucket);
-    for (size_t other = first; other < last; ++other) {
-      pairs.push_back({keyed[other].row, keyed[row].row});
-    }
-  }
-  return pairs;
-}
-
 void merge_into(std::vector<Pair>& found, std::vector<Pair>& pairs) {
   std::sort(pairs.begin(), pairs.end());
   const auto middle = found.insert(found.end(), pairs.begin(), pairs.end());
@@ -55,7 +40,8 @@ std::vector<Pair> candidates(const Signatures& signatures, int64_t max_bucket, i
   parallel_for(signatures.num_bands, threads, [&](int64_t begin, int64_t end) {
     for (int64_t band = begin; band < end; ++band) {
       std::vector<Keyed> keyed = keyed_by_band(signatures, band);
-      std::vector<Pair> pairs = pairs_of_buckets(keyed, max_bucket);
+      std::vector<Pair> pairs =
+          pairs_of_buckets(keyed, max_bucket, [](const Pair&) { return true; });
       const std::lock_guard lock(merging);
       merge_into(found, pairs);  // at once: most pairs agree in several bands
     }

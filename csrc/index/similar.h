@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <compare>
 #include <cstdint>
@@ -18,9 +19,28 @@ struct Keyed {
   auto operator<=>(const Keyed&) const = default;
 };
 
-// Pairs of rows of equal keys, which are sorted here. Of a bucket of more than `max_bucket` rows
-// (boilerplate) every row is paired with the first max_bucket alone.
-std::vector<Pair> pairs_of_buckets(std::vector<Keyed>& keyed, int64_t max_bucket);
+// Those pairs of rows of equal keys, which are sorted here, that `wanted(pair)` is true of. Of a
+// bucket of more than `max_bucket` rows (boilerplate) every row is paired with the first max_bucket
+// alone.
+template <typename Wanted>
+std::vector<Pair> pairs_of_buckets(std::vector<Keyed>& keyed, int64_t max_bucket,
+                                   const Wanted& wanted) {
+  std::sort(keyed.begin(), keyed.end());
+  std::vector<Pair> pairs;
+  for (size_t first = 0, row = 0; row < keyed.size(); ++row) {
+    if (keyed[row].key != keyed[first].key) {
+      first = row;
+    }
+    const size_t last = std::min<size_t>(row, first + max_bucket);
+    for (size_t other = first; other < last; ++other) {
+      const Pair pair = {keyed[other].row, keyed[row].row};
+      if (wanted(pair)) {
+        pairs.push_back(pair);
+      }
+    }
+  }
+  return pairs;
+}
 
 // Adds pairs, in any order, to those found before, which stay sorted and each once.
 void merge_into(std::vector<Pair>& found, std::vector<Pair>& pairs);

@@ -26,6 +26,13 @@ class DataDir:
 
     dir: str = "runs/quickstart/data"
 
+    def __post_init__(self) -> None:
+        if "://" in self.dir:
+            raise ValueError(
+                f"data.dir={self.dir}: shards are committed by a rename, on a file system of this "
+                "machine; set data.dir=DIR, and copy it when it is done"
+            )
+
 
 @dataclass(frozen=True)
 class TokenizerDir:

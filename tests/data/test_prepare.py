@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ from megafm.data import prepare as prepare_module
 from megafm.data.config import DataJob, Source
 from megafm.data.manifest import manifest_path
 from megafm.data.prepare import prepare
+from megafm.data.sources import Fields
 from megafm.paths import DataDir
 from tests.data.helpers import contents, data_folder, files_job, program, write_corpus
 
@@ -51,6 +53,33 @@ def test_copies_are_counted_and_the_smallest_id_is_kept(tmp_path: Path) -> None:
     }
     ids = {d.id for name in manifest.splits for d in read_documents(tmp_path / "data", name)}
     assert ids == {"a_near_copy.py", *(f"program_{number:03}.py" for number in range(4))}
+
+
+def test_bad_files_of_any_format_are_counted_and_end_no_job(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", 5)
+    deep = "[" * 500 + "]" * 500
+    bad = {
+        "a.jsonl": f'{{"text": "a", "m": {deep}}}\n{{no json\n{{"text": "", "m": NaN}}\n'.encode(),
+        "b.csv": b'text\n"never closed',
+        "c.parquet": b"PAR1 cut",
+        "d.db": b"no database at all",
+        "e.warc.gz": gzip.compress(b"WARC/1.0\r\n")[:-3],
+        "f.jsonl": b"",
+        "g.zip": b"PK",
+        "h.pdf": b"%PDF-1.4",
+        "i.html": b"",
+    }
+    for name, data in bad.items():
+        (corpus / name).write_bytes(data)
+    (corpus / "loop").symlink_to(corpus, target_is_directory=True)
+    (corpus / "j.txt").symlink_to("j.txt")
+    job = files_job(corpus, tmp_path / "data", fields=Fields(metadata=("m",)))
+    manifest = prepare(job, silent)
+    assert manifest.dropped == {
+        "bad_row": 1, "corrupt": 3, "empty": 1, "linked_folder": 1, "no_documents": 1,
+        "no_json": 1, "no_main_content": 1, "too_deep": 1, "truncated": 2, "unreadable": 1,
+    }  # fmt: skip
+    assert sum(summary.documents for summary in manifest.splits.values()) == 5
 
 
 def test_related_documents_go_to_one_split(tmp_path: Path) -> None:

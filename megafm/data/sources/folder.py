@@ -52,7 +52,7 @@ def _list_local(root: Path, source: Source) -> Listing:
 
 
 def _list_remote(url: str, source: Source) -> Listing:
-    files, root = need("fsspec").url_to_fs(url)
+    files, root = _filesystem(url)
     found = files.find(root, detail=True)
     if not found:
         raise ValueError(f"source.path={url}: no such folder or file; set source.path=URL")
@@ -70,6 +70,21 @@ def _list_remote(url: str, source: Source) -> Listing:
                       {"package": name})
             )  # fmt: skip
     return listing
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    """What fsspec opens a URL with, and the path in it."""
+    fsspec, protocol = need("fsspec"), url.partition("://")[0]
+    try:
+        return fsspec.url_to_fs(url)
+    except ImportError as error:
+        raise ValueError(
+            f"source.path={url}: {error}; run: pip install 'fsspec[{protocol}]'"
+        ) from error
+    except ValueError as error:
+        raise ValueError(
+            f"source.path={url}: {error}; set source.path=DIR or another URL"
+        ) from error
 
 
 def is_wanted(relative: str, source: Source, dropped: Counter[str]) -> bool:

@@ -34,11 +34,25 @@ def list_dataset(source: Source) -> Listing:
 
 
 def read_dataset(source: Source, shard: Shard) -> Iterator[Document | Drop]:
+    """The documents of a shard, as far as the library can read it.
+
+    Raises:
+        OSError: the network failed.
+    """
     data = _load(source)
     place = Place(source, shard, shard.name, shard.path, Budget(shard, source))
     part = data.shard(num_shards=data.num_shards, index=shard.part) if data.num_shards > 1 else data
-    for number, record in enumerate(part, 1):
-        yield document_of(record, number, place)
+    number = 0
+    try:
+        for number, record in enumerate(part, 1):
+            yield document_of(record, number, place)
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and not Path(str(source.path)).exists():
+            raise  # of the network: to be tried again
+        yield Drop("corrupt", place.id(number + 1))
+    else:
+        if not number:
+            yield Drop("no_documents", place.name)
 
 
 def _load(source: Source) -> Any:
@@ -51,7 +65,10 @@ def _load(source: Source) -> Any:
         data = datasets.load_from_disk(source.path)
         split = data[source.split] if isinstance(data, dict) else data
         return split.to_iterable_dataset(num_shards=max(1, len(split.cache_files)))
-    except (FileNotFoundError, KeyError, ValueError) as error:
+    except (OSError, LookupError, ValueError, StopIteration) as error:  # or empty
+        known = Path(str(source.path)).exists() or isinstance(error, FileNotFoundError)
+        if isinstance(error, OSError) and not known:
+            raise  # of the network
         raise ValueError(
             f"source.path={source.path} source.subset={source.subset} source.split={source.split}: "
             f"{str(error).strip().partition(chr(10))[0]}; set source.split to one that it has"

@@ -39,7 +39,9 @@ def parquet_rows(stream: IO[bytes], place: Place) -> Iterator[tuple[int, Any]]:
     columns = [n for n in _wanted(place) if n in names]
     if place.source.kind != "conversations" and _top(place.source.fields.text) not in names:
         raise Refused("no_text_column")
-    groups = None if place.shard.part is None else [place.shard.part]
+    every = range(file.metadata.num_row_groups)
+    groups = list(every) if place.shard.part is None else [place.shard.part]
+    place.budget.spend(sum(_expanded(file.metadata.row_group(group), columns) for group in groups))
     number = place.shard.first_row
     with refusals():  # of a corrupt page
         for batch in file.iter_batches(ROWS, row_groups=groups, columns=columns, use_threads=False):
@@ -64,6 +66,12 @@ def _open(stream: IO[bytes]) -> Any:
         raise Refused("truncated")
     with refusals():
         return need("pyarrow.parquet").ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
+
+
+def _expanded(group: Any, columns: list[str]) -> int:
+    """Bytes of the columns of a row group once they are decompressed."""
+    chunks = map(group.column, range(group.num_columns))
+    return sum(c.total_uncompressed_size for c in chunks if _top(c.path_in_schema) in columns)
 
 
 def _wanted(place: Place) -> list[str]:

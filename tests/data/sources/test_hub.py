@@ -13,6 +13,7 @@ from tests.data.sources.helpers import documents, outcomes, results
 
 datasets = pytest.importorskip("datasets", reason="the extra datasets is not installed")
 
+TEXT = datasets.Value("string")
 ROWS = [{"text": f"text {number}", "url": f"https://a.org/{number}"} for number in range(10)]
 
 
@@ -66,3 +67,29 @@ def test_without_the_library_its_extra_is_named(
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ValueError, match=r"pip install 'megafm\[datasets\]'"):
         list_shards(Source(kind="datasets", path=str(folder)))
+
+
+def test_files_that_are_damaged_are_counted_and_the_rows_before_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "lines").mkdir()
+    rows = "".join(f'{{"text": "{number}"}}\n' for number in range(3))
+    (tmp_path / "lines" / "train-0.jsonl").write_text(rows)
+    (tmp_path / "lines" / "train-1.jsonl").write_text('{"text": "a"}\n{"text": bro\n')
+    assert outcomes(tmp_path / "lines", "datasets") == ["0", "1", "2", "<corrupt>"]
+    (tmp_path / "lines" / "train-0.jsonl").unlink()
+    (tmp_path / "lines" / "train-1.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"source.path=.*source.split=train"):
+        list_shards(Source(kind="datasets", path=str(tmp_path / "lines")))
+
+
+def test_a_saved_data_set_that_is_cut_off_names_the_setting(folder: Path) -> None:
+    first = sorted((folder / "train").glob("*.arrow"))[0]
+    first.write_bytes(first.read_bytes()[:300])
+    with pytest.raises(ValueError, match=r"source.path=.*source.split=train"):
+        list_shards(Source(kind="datasets", path=str(folder)))
+
+
+def test_a_split_without_rows_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    nothing = datasets.Dataset.from_dict({"text": []}, features=datasets.Features(text=TEXT))
+    nothing.to_parquet(tmp_path / "none" / "train.parquet")
+    assert outcomes(tmp_path / "none", "datasets") == ["<no_documents>"]

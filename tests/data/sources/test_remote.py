@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 
 from megafm.data.document import Document
 from megafm.data.sources import shard
+from megafm.paths import DataDir
 from tests.data.sources.helpers import documents, outcomes, results
+from tests.data.sources.test_archives import zipped
 
 
 @pytest.fixture
@@ -28,6 +31,33 @@ def test_a_url_reads_like_a_folder(url: str) -> None:
     assert [d.text for d in documents(f"{url}/deep/b.txt", "text")] == ["two"]
     with pytest.raises(ValueError, match="source.path=memory://none: no such .*set source.path"):
         documents("memory://none")
+
+
+def test_a_url_of_an_archive_and_of_what_is_damaged_reads_like_a_file(url: str) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/bucket/bad/a.zip", zipped({"x.txt": b"x", "y.txt": b"\xff"}))
+    memory.pipe("/bucket/bad/b.jsonl.gz", gzip.compress(b'{"text": "one"}\n' * 9)[:-9])
+    memory.pipe("/bucket/bad/c.parquet", b"PAR1")
+    memory.pipe("/bucket/bad/d.db", b"SQLite format 3\0")
+    memory.pipe("/bucket/bad/e.txt", b"")
+    found = outcomes("memory://bucket/bad")
+    reasons = ["<truncated>", "<corrupt>", "<not_local>"]
+    assert found[:2] == ["x", "<undecodable>"] and found[-4:] == [*reasons, ""]
+
+
+def test_a_protocol_without_its_package_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(ValueError, match=r"source.path=s3://.*pip install 'fsspec\[s3\]'"):
+        documents("s3://bucket/folder")
+    with pytest.raises(ValueError, match="source.path=nonesuch://x: .*set source.path=DIR"):
+        documents("nonesuch://x")
+
+
+def test_shards_are_not_written_to_a_url() -> None:
+    with pytest.raises(ValueError, match="data.dir=memory://out: .*set data.dir=DIR"):
+        DataDir("memory://out")
 
 
 def test_a_package_that_is_missing_names_its_extra() -> None:

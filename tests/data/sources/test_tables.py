@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from megafm.data.document import Document
-from megafm.data.sources import Fields, Source, list_shards, read_shard
+from megafm.data.sources import Fields, Source, list_shards, read_shard, shard
 from megafm.data.sources import sql as sql_module
 from tests.data.sources.helpers import documents, outcomes, results
 
@@ -105,6 +105,16 @@ def test_parquet_that_is_cut_off_corrupt_or_compressed_again_is_counted(tmp_path
     assert outcomes(tmp_path, "parquet") == ["<corrupt>"]
     path.rename(tmp_path / "a.parquet.gz")
     assert outcomes(tmp_path, "parquet") == ["<not_seekable>"]
+
+
+def test_a_page_of_parquet_that_explodes_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard, "FREE_EXPANSION", 1_000_000)
+    table = pa.table({"text": ["a" * 2_000_000], "other": ["b"]})
+    pq.write_table(table, tmp_path / "a.parquet", compression="zstd", use_dictionary=False)
+    assert outcomes(tmp_path, max_document_bytes=10**7) == ["<zip_bomb>"]
+    assert outcomes(tmp_path, fields=Fields(text="other")) == ["b"]  # the column that is read
 
 
 def write_sqlite(path: Path) -> None:

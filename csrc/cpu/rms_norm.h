@@ -18,6 +18,7 @@ struct NormForward {
   float* rstd;
   int64_t dim;
   float eps;
+  bool past_caches;  // how y is written: stream.h
 };
 
 // d_x, and d_weight summed into one row of floats that the caller has set to zero.

@@ -9,12 +9,12 @@
 
 namespace megafm::cpu::MEGAFM_ISA {
 
-template <typename T, typename W>
-void norm_forward(const NormForward<T>& at, const W* weight, int64_t begin, int64_t end) {
+template <bool past_caches, typename T, typename W>
+static void norm_forward_rows(const NormForward<T>& at, const W* weight, int64_t begin,
+                              int64_t end) {
   const int64_t dim = at.dim;
   for (int64_t row = begin; row < end; ++row) {
     const T* x = at.x + row * dim;
-    T* y = at.y + row * dim;
     float squares = 0;
     if (at.residual != nullptr) {
       const T* residual = at.residual + row * dim;
@@ -34,10 +34,28 @@ void norm_forward(const NormForward<T>& at, const W* weight, int64_t begin, int6
     }
     const float rstd = 1 / __builtin_sqrtf(squares / static_cast<float>(dim) + at.eps);
     at.rstd[row] = rstd;
+    T* const y[] = {at.y + row * dim};
+    write_rows<past_caches>(y, dim, [&](int64_t column, int64_t count, T* const (&to)[1]) {
+      const T* in = x + column;
+      const W* scale = weight + column;
+      if constexpr (past_caches) {
+        prefetch_row_ahead(at.x + row * dim + column, dim);
+      }
 #pragma omp simd
-    for (int64_t i = 0; i < dim; ++i) {
-      store(y[i], load(x[i]) * rstd * load(weight[i]));
-    }
+      for (int64_t i = 0; i < count; ++i) {
+        store(to[0][i], load(in[i]) * rstd * load(scale[i]));
+      }
+    });
+  }
+}
+
+template <typename T, typename W>
+void norm_forward(const NormForward<T>& at, const W* weight, int64_t begin, int64_t end) {
+  if (at.past_caches) {
+    norm_forward_rows<true>(at, weight, begin, end);
+    end_stream();
+  } else {
+    norm_forward_rows<false>(at, weight, begin, end);
   }
 }
 
@@ -64,6 +82,10 @@ static void norm_backward_rows(const NormBackward<T>& at, const W* weight, int64
       const T* further = d_total == nullptr ? nullptr : d_total + column;
       const W* scale = weight + column;
       float* d_weight = at.d_weight + column;
+      if constexpr (past_caches) {
+        prefetch_row_ahead(d_out, dim);
+        prefetch_row_ahead(in, dim);
+      }
 #pragma omp simd
       for (int64_t i = 0; i < count; ++i) {
         const float g = load(d_out[i]);

@@ -46,6 +46,14 @@ static inline void prefetch_page_ahead(const T* x, int64_t count) {
   }
 }
 
+// The line at the same column of the next row of `dim` elements, a page ahead where rows are short:
+// it arrives while results leave.
+template <typename T>
+static inline void prefetch_row_ahead(const T* x, int64_t dim) {
+  constexpr int64_t page = 4096 / sizeof(T);
+  __builtin_prefetch(x + (dim < page ? page : dim));
+}
+
 // What was streamed comes before whatever tells other threads that it is there.
 static inline void end_stream() {
 #if defined(__x86_64__)

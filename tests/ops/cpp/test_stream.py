@@ -23,6 +23,14 @@ def swiglu_backward(x: Tensors) -> Tensors:
     return list(torch.ops.megafm.swiglu_backward(*x))
 
 
+def rms_norm(x: Tensors) -> Tensors:
+    return list(torch.ops.megafm.rms_norm(x[0], x[1][0], 1e-6)[:1])
+
+
+def add_rms_norm(x: Tensors) -> Tensors:
+    return list(torch.ops.megafm.add_rms_norm(x[0], x[1], x[2][0], 1e-6)[:2])
+
+
 def rms_norm_backward(x: Tensors) -> Tensors:
     weight, rstd = x[0][0], x[2][:, 0].float().contiguous()
     return list(torch.ops.megafm.rms_norm_backward(x[0], x[2], x[1], weight, rstd)[:1])
@@ -47,7 +55,18 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("op", [swiglu, swiglu_backward, rms_norm_backward, rope, rope_interleaved])
+@pytest.mark.parametrize(
+    "op",
+    [
+        swiglu,
+        swiglu_backward,
+        rms_norm,
+        add_rms_norm,
+        rms_norm_backward,
+        rope,
+        rope_interleaved,
+    ],
+)
 def test_large_tensors_get_the_bits_of_small_ones(
     op: Callable[[Tensors], Tensors], dtype: torch.dtype, isa: str
 ) -> None:

@@ -231,7 +231,8 @@ class Left:
 
 
 class Dropped:
-    """Counts what is dropped and keeps the first of each reason as examples."""
+    """Counts what is dropped and keeps the first of each reason as examples; of those whose step
+    says where in the document it looked, all, without their texts."""
 
     def __init__(self, counters: Counter[str]) -> None:
         self._counters = counters
@@ -245,17 +246,23 @@ class Dropped:
         else:
             self._counters[DROPPED_BYTES + drop.reason] += document.num_bytes
             self.show(drop.reason, drop.where or document.id, document.text)
+            if self._shown[drop.reason] > EXAMPLES and drop.where not in ("", document.id):
+                self._examples.append(_example(drop.reason, drop.where))
 
     def show(self, reason: str, where: str, text: str, kept: str = "") -> None:
         """An example, if it is among the first: a text, and what is kept of it or in its place."""
         self._shown[reason] += 1
         if self._shown[reason] <= EXAMPLES:
             text, kept = heads(text, kept)
-            self._examples.append({"reason": reason, "where": where, "text": text, "kept": kept})
+            self._examples.append(_example(reason, where, text, kept))
 
     def write(self, out: Path) -> None:
         lines = b"".join(map(to_line, self._examples))
         (out / DROPPED_FILE).write_bytes(lines)
+
+
+def _example(reason: str, where: str, text: str = "", kept: str = "") -> dict[str, str]:
+    return {"reason": reason, "where": where, "text": text, "kept": kept}
 
 
 def heads(one: str, other: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ Source: Brown et al., Language Models are Few-Shot Learners (GPT-3, 2020), appen
 from __future__ import annotations
 
 import functools
+import gzip
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,8 +46,8 @@ class Decontaminate:
     """Drop documents that hold items of evaluation sets; `Drop.where` names set, item and span.
 
     Attributes:
-        sets: JSON Lines files, each named by its stem; an item is the text of `fields`, its name
-            that of "id" or else its line.
+        sets: .jsonl or .jsonl.gz, each named by what stands before; an item is the text of
+            `fields`, its name that of "id" or else its line.
         run: words in a row that are a match.
         min_words: items of fewer are not looked for: "Yes, he did." is in every book.
         min_similarity: of a paragraph, or all of a document, to an item; 1 looks for runs alone.
@@ -97,7 +98,9 @@ def _index(config: Decontaminate, contents: tuple[str, ...]) -> EvaluationIndex:
 
 
 def _read(path: Path, fields: Sequence[str]) -> Iterator[tuple[str, str, str]]:
-    with path.open(encoding="utf-8") as lines:
+    name = path.name.removesuffix(".gz").removesuffix(".jsonl")
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 row: Mapping[str, object] = json.loads(line)
@@ -106,7 +109,7 @@ def _read(path: Path, fields: Sequence[str]) -> Iterator[tuple[str, str, str]]:
                 raise ValueError(
                     f"{path}, line {number}: no item ({error!r}); set fields= of what it has"
                 ) from error
-            yield path.stem, str(row.get("id", number)), text
+            yield name, str(row.get("id", number)), text
 
 
 class EvaluationIndex:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megafm.data.config import Steps
 from megafm.data.document import Drop
+from megafm.data.prepare import prepare
 from megafm.data.steps.decontaminate import Decontaminate, EvaluationIndex
 from megafm.data.steps.step import describe
 from megafm.data.steps.words import words
-from tests.data.helpers import document
+from tests.data.helpers import document, files_job, program
 
 quick = settings(deadline=None, max_examples=60)
 RUNS = Decontaminate(("none",), min_similarity=1.0)
@@ -115,10 +119,31 @@ def test_from_files(tmp_path):
         ValueError, match=r"arithmetic.jsonl, line 1: no item \(KeyError\('text'\)\)"
     ):
         Decontaminate((str(path),))(clean)
+    packed = tmp_path / "arithmetic.jsonl.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert Decontaminate((str(packed),), ("question",))(document("a.txt", f"x {ANSWER}")) == drop
     path.write_text("")
     assert describe(step) != before  # other files, other documents
     with pytest.raises(ValueError, match="sets=.*set files"):
         Decontaminate()
+
+
+def test_every_span_is_reported(tmp_path):
+    (tmp_path / "set.jsonl").write_text(json.dumps({"text": QUESTION}) + "\n")
+    (tmp_path / "texts").mkdir()
+    for number in range(9):
+        (tmp_path / "texts" / f"{number}.txt").write_text(f"{number}: {QUESTION} No.{number}")
+        (tmp_path / "texts" / f"clean_{number}.py").write_text(program(number))
+    steps = Steps(transform={"decontaminate_v1": {"sets": [str(tmp_path / "set.jsonl")]}})
+    prepare(
+        replace(files_job(tmp_path / "texts", tmp_path / "data"), steps=steps), lambda text: None
+    )
+    files = (tmp_path / "data" / "stages" / "read").glob("*/dropped.jsonl")
+    rows = [json.loads(line) for path in files for line in path.read_text().splitlines()]
+    end = 3 + len(QUESTION.rstrip(".?"))
+    assert sorted(row["where"] for row in rows) == [
+        f"{number}.txt: set/1[3:{end}] by run" for number in range(9)
+    ]
 
 
 def test_a_set_that_changes_is_read_again(tmp_path):

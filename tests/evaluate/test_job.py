@@ -1,17 +1,19 @@
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from megafm.checkpoint import load_model
 from megafm.config import compose
 from megafm.data import Manifest, tokenize
 from megafm.evaluate.config import EvaluateJob
-from megafm.evaluate.job import evaluate
+from megafm.evaluate.job import evaluate, show
 from megafm.paths import DataDir, SavedRun
 from megafm.tokenizer import Tokenizer, train
 from tests.tiny_run import SEQ_LEN, TRAIN, VALIDATION, make_tiny_run, write_data
@@ -70,6 +72,21 @@ def test_the_table_shows_model_baselines_and_margins(
     for text in ("model, step 7", "byte 5-gram", "xz", "% above"):
         assert text in out
     assert f"{result['model']['bits_per_byte']:.4f}" in out
+
+
+def test_only_folders_that_were_not_split_with_this_text_are_warned_of(run_dir: Path) -> None:
+    """A model of a blend has seen several; the text is of one of them."""
+    result = evaluate(job(run_dir))
+    own, other = result["snapshot_id"], "f" * 64
+
+    def shown(*trained_on: str) -> str:
+        out = io.StringIO()
+        show({**result, "trained_on": list(trained_on)}, Console(file=out, width=200))
+        return out.getvalue()
+
+    warning = f"trained on snapshot {other[:12]}, this text is of {own[:12]}: training may have"
+    assert "trained on" not in shown() + shown(own)
+    assert warning in shown(other) and warning in shown(own, other)
 
 
 def test_a_tokenizer_that_does_not_match_the_checkpoint_is_refused(tmp_path: Path) -> None:

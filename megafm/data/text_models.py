@@ -18,6 +18,9 @@ from megafm.data.steps import importance, quality
 Say = Callable[[str], None]
 
 
+MAX_TEXT_BYTES = 100_000_000  # a book in one file is one text, as with source=files
+
+
 @dataclass
 class Folder:
     """The texts of any files that source=files reads, to be gone through more than once.
@@ -40,7 +43,7 @@ class Folder:
             raise ValueError(f"{self.setting}=null: set {self.setting}=DIR, a folder of texts")
         if "://" not in self.path and not Path(self.path).exists():
             raise ValueError(f"{self.setting}={self.path}: not there; set a folder of texts")
-        source = Source(kind="files", path=self.path)
+        source = Source(kind="files", path=self.path, max_document_bytes=MAX_TEXT_BYTES)
         self.unread.clear()
         count = 0
         for shard in list_shards(source).shards:

@@ -14,7 +14,7 @@ from megafm.config import compose
 from megafm.data import read_documents
 from megafm.data.config import DataJob, ImportanceModel, QualityModel
 from megafm.data.prepare import prepare
-from megafm.data.text_models import fit_importance, held_out, train_quality
+from megafm.data.text_models import Folder, fit_importance, held_out, train_quality
 
 GOOD = ["theorem", "proof", "lemma", "integral", "measure", "bounded", "space", "metric"]
 OTHER = ["buy", "cheap", "now", "click", "offer", "deal", "free", "winner", "casino", "bonus"]
@@ -121,3 +121,8 @@ def test_a_mistake_names_the_setting(
     config = {name: value.format(tmp_path) for name, value in settings.items()}
     with pytest.raises(ValueError, match=message):
         train_quality(QualityModel(**config))
+
+
+def test_a_book_in_one_file_is_one_text(tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("It was the best of times. " * 50_000)
+    assert [len(text) for text in Folder("quality.good", str(tmp_path)).texts()] == [1_300_000]

@@ -48,8 +48,8 @@ def json_list(stream: IO[bytes], place: Place) -> Iterator[tuple[int, Any]]:
             if "]" in mark.group():
                 position = mark.end()
                 break
-            value, position = decoder.raw_decode(text, mark.end())
-            if position == len(text) and not ended:
+            value, end = decoder.raw_decode(text, mark.end())
+            if end == len(text) and not ended:
                 raise ValueError("a number may go on")
         except (ValueError, RecursionError) as error:
             if ended or isinstance(error, RecursionError):
@@ -63,7 +63,7 @@ def json_list(stream: IO[bytes], place: Place) -> Iterator[tuple[int, Any]]:
             except UnicodeDecodeError as undecodable:
                 raise Refused("undecodable") from undecodable
             continue
-        number, wanted = number + 1, CHUNK
+        number, position, wanted = number + 1, end, CHUNK
         yield number, value
     while not text[position:].strip() and not ended:
         data = stream.read(CHUNK)

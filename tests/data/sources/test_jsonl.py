@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from megafm.data.document import Document
 from megafm.data.sources import Fields
 from tests.data.sources.helpers import documents, outcomes, results
@@ -69,6 +71,17 @@ def test_a_lone_surrogate_in_metadata_is_counted(tmp_path: Path) -> None:
 def test_a_record_without_the_id_that_the_settings_name_is_counted(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "one"}')
     assert outcomes(tmp_path, "jsonl", fields=Fields(id="uid")) == ["<no_id>"]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 11])
+def test_a_list_reads_the_same_in_chunks_of_any_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    """Where a chunk ends with an element, too."""
+    monkeypatch.setattr("megafm.data.sources.jsonl.CHUNK", chunk)
+    rows = [{"text": str(number) * number} for number in range(1, 30)]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    assert outcomes(tmp_path, "jsonl") == [row["text"] for row in rows]
 
 
 def test_files_of_another_format_are_left_out_unless_the_pattern_names_them(tmp_path: Path) -> None:

@@ -41,7 +41,9 @@ def parquet_rows(stream: IO[bytes], place: Place) -> Iterator[tuple[int, Any]]:
         raise Refused("no_text_column")
     every = range(file.metadata.num_row_groups)
     groups = list(every) if place.shard.part is None else [place.shard.part]
-    place.budget.spend(sum(_expanded(file.metadata.row_group(group), columns) for group in groups))
+    with refusals():  # of a name that is not UTF-8
+        expanded = [_expanded(file.metadata.row_group(group), columns) for group in groups]
+    place.budget.spend(sum(expanded))
     number = place.shard.first_row
     with refusals():  # of a corrupt page
         for batch in file.iter_batches(ROWS, row_groups=groups, columns=columns, use_threads=False):

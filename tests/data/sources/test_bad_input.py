@@ -173,7 +173,10 @@ def test_names_that_are_not_utf8_are_counted(tmp_path: Path) -> None:
     assert results(tmp_path, "sql")[0].where == "a.sql:t\\udcff:1"  # type: ignore[union-attr]
     (tmp_path / "a.sql").unlink()
     (tmp_path / "a.db").write_bytes(sqlite().replace(b"docs", b"d\xffcs"))
-    assert outcomes(tmp_path) == ["<corrupt>"]
+    head, name, tail = parquet().rpartition(b"text\x15")  # as the last column has it
+    (tmp_path / "b.parquet").write_bytes(head + b"\xb3" + name[1:] + tail)
+    found = outcomes(tmp_path)
+    assert found[0] == "<corrupt>" and found[-1] == "<corrupt>"
 
 
 def test_a_member_of_an_archive_without_a_name_is_counted(tmp_path: Path) -> None:

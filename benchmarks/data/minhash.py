@@ -1,11 +1,14 @@
 """MinHash from raw text to signatures, shingling included: documents per second of one core.
 
     pip install rensa datasketch
-    python -m benchmarks.data.minhash TEXT.jsonl
+    pip install --target DIR --no-deps datatrove==0.10.1
+    pip install --target DIR spacy loguru humanize dill multiprocess nltk tldextract "xxhash<4"
+    PYTHONPATH=DIR python -m benchmarks.data.minhash TEXT.jsonl
 
 TEXT.jsonl has a document a line, {"text": ...}. Every provider lowercases, takes words, forms
 shingles of five and computes 112 minima, on one thread; peers shingle in Python, as their users
-must, and hash in bulk where they can. Providers take turns, and each has its median. Writes
+must, and hash in bulk where they can. datatrove's own words are spaCy's; it takes part with the
+words of the others too. Providers take turns, and each has its median. Writes
 benchmarks/results/data/minhash_MACHINE.json; BENCH_CLOCK=cpu counts the process's own CPU time,
 for a machine that others use.
 """
@@ -16,14 +19,18 @@ import argparse
 import functools
 import os
 import re
+import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import datasketch
+import numpy as np
 import rensa
 import torch
+from datatrove.pipeline.dedup import MinhashDedupSignature
+from datatrove.utils.hashing import create_hash_func
 
 from benchmarks.data.texts import identity, read_texts, take_turns, throughputs
 from benchmarks.machine import provenance, slug, write_result
@@ -62,11 +69,31 @@ def datasketch_bulk(texts: list[str]) -> object:
     return datasketch.MinHash.bulk(sets, num_perm=NUM_MINIMA)
 
 
+def datatrove_signatures() -> dict[str, Callable[[list[str]], object]]:
+    """Of datatrove's step, which writes nothing here."""
+    step = MinhashDedupSignature(tempfile.gettempdir())
+    hashed = create_hash_func(step.config.hash_config)
+
+    def by_re(text: str) -> np.ndarray:
+        return np.fromiter(map(hashed, shingles(text)), np.uint64).reshape(-1, 1)
+
+    def whole(text: str) -> np.ndarray:
+        found: np.ndarray = step.get_shingles(text)
+        return found if len(found) else by_re(text)  # of fewer than five words it has none
+
+    assert step.num_hashes == NUM_MINIMA and step.config.n_grams == WIDTH
+    return {
+        "datatrove": lambda texts: [step.get_signature(whole(text)) for text in texts],
+        "datatrove, words by re": lambda texts: [step.get_signature(by_re(one)) for one in texts],
+    }
+
+
 PROVIDERS: dict[str, Callable[[list[str]], object]] = {
     "megafm": megafm,
     "rensa RMinHash": rensa_bulk,
     "rensa CMinHash": rensa_c_minhash,
     "datasketch": datasketch_bulk,
+    **datatrove_signatures(),
 }
 
 
@@ -76,7 +103,7 @@ def result(path: Path, texts: list[str], rounds: int) -> dict[str, Any]:
     ours, *peers = (case["docs_per_s"] for case in cases)
     return {
         **provenance(torch.device("cpu")),
-        "peers": {name: version(name) for name in ("rensa", "datasketch")},
+        "peers": {name: version(name) for name in ("rensa", "datasketch", "datatrove")},
         "clock": os.environ.get(CLOCK, "wall"),
         "text": identity(path, texts),
         "cases": cases,
@@ -94,7 +121,7 @@ def main() -> None:
     texts = read_texts(options.text)
     found = result(options.text, texts, options.rounds)
     for case in found["cases"]:
-        print(f"{case['name']:16} {case['docs_per_s']:>9,} docs/s {case['mb_per_s']:>8.1f} MB/s")
+        print(f"{case['name']:22} {case['docs_per_s']:>9,} docs/s {case['mb_per_s']:>8.1f} MB/s")
     print(f"ours / best peer {found['bar']['ratio']} (bar {BAR})")
     write_result(f"data/minhash_{slug(torch.device('cpu'))}", found)
 

@@ -210,8 +210,8 @@ def test_nan_and_infinity_come_through_where_they_do_in_the_reference(
 @every_backend
 def test_thirty_runs_give_the_same_bits(name: str, backend: str) -> None:
     torch.manual_seed(0)
-    inputs = OPS[name].inputs(33, 65)
+    inputs = OPS[name].inputs(*((33, 65) if backend != "triton" else (5, 33)))  # it interprets
     first = results(name, backend, inputs)
-    for _ in range(29 if backend != "triton" else 2):
+    for _ in range(29):
         for got, right in zip(results(name, backend, inputs), first, strict=True):
             assert torch.equal(got, right)

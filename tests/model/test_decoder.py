@@ -213,13 +213,14 @@ def test_double_precision_runs_throughout(model):
     assert model.loss(tokens, tokens).dtype == torch.float64
 
 
-def test_compiles_as_one_graph_with_the_same_loss_and_gradients():
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiles_as_one_graph_with_the_same_loss_and_gradients(backend):
     model = build(dataclasses.replace(SMALL, num_layers=1))
     tokens, targets = random_tokens(2, 16), random_tokens(2, 16, seed=1)
     parameters = list(model.parameters())
     expected = model.loss(tokens, targets)
     gradients = torch.autograd.grad(expected, parameters)
-    compiled = torch.compile(model.loss, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(model.loss, fullgraph=True, backend=backend)
     loss = compiled(tokens, targets)
     torch.testing.assert_close(loss, expected, atol=0, rtol=1e-6)
     for ours, theirs in zip(torch.autograd.grad(loss, parameters), gradients, strict=True):

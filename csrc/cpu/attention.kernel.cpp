@@ -54,12 +54,10 @@ void softmax_block(const AttentionShape& shape, State<E>& state, int32_t key, in
         if (capped || masked) {
           at = score;
         }
-        most[u] = score > most[u] ? score : most[u];
+        most[u] = larger(score, most[u]);
       }
     }
-    most[0] = most[0] > most[1] ? most[0] : most[1];
-    most[2] = most[2] > most[3] ? most[2] : most[3];
-    most[0] = most[0] > most[2] ? most[0] : most[2];
+    most[0] = larger(larger(most[0], most[1]), larger(most[2], most[3]));
     const vec shift = most[0] > -__builtin_inff() ? most[0] : vec{};  // where no key is seen yet
     vec total[row_multiple] = {};
     const float left = capped || masked ? 1 : scale;  // the others were not written back
@@ -68,12 +66,12 @@ void softmax_block(const AttentionShape& shape, State<E>& state, int32_t key, in
 #pragma GCC unroll 4
       for (int u = 0; u < row_multiple; ++u) {
         const vec score = at_vec(scores + (j + u) * lane_count + lane);
-        weights[u] = exp_of_normal(score * left - shift);
+        weights[u] = exp_of_negative(score * left - shift);
         total[u] += weights[u];
       }
       store_steps(weights, reinterpret_cast<E*>(scores) + steps_of<E>(j) * lane_count + lane);
     }
-    const vec rescale = exp_of_normal(before - shift);
+    const vec rescale = exp_of_negative(before - shift);
     at_vec(state.most + lane) = most[0];
     at_vec(state.rescale + lane) = rescale;
     vec& sum = at_vec(state.total + lane);

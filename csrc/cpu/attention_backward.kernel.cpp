@@ -123,7 +123,7 @@ void softmax_block(const AttentionShape& shape, const Lanes& lanes, const Buffer
           logit = cap_score(logit, shape.softcap);
           slope = 1.0f - (logit / shape.softcap) * (logit / shape.softcap);
         }
-        p[u] = exp_of_normal(logit - at_vec(at.lse + lane));
+        p[u] = exp_of_negative(logit - at_vec(at.lse + lane));
         d_score[u] =
             p[u] * (at_vec(d_scores + u * lane_count + lane) - at_vec(at.delta + lane));
         if (capped) {

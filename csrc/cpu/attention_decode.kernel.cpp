@@ -85,13 +85,13 @@ float weigh_block(Row& row, float* scores) {
   float most = row.most;
 #pragma omp simd reduction(max : most)
   for (int64_t j = 0; j < key_block; ++j) {
-    most = scores[j] > most ? scores[j] : most;
+    most = larger(scores[j], most);
   }
   const float shift = most > -__builtin_inff() ? most : 0;
   vec total = {};
   for (int64_t j = 0; j < key_block; j += vec_width) {
     vec& at = at_vec(scores + j);
-    at = exp_of_normal(at - shift);
+    at = exp_of_negative(at - shift);
     total += at;
   }
   const float rescale = __builtin_expf(row.most - shift);

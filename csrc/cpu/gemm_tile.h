@@ -10,26 +10,16 @@
 
 #pragma once
 
-#include <stdint.h>
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
+#include "cpu/vectors.h"
 
 namespace megafm::cpu::MEGAFM_ISA {
 
 #if defined(__AVX512F__)
-constexpr int vector_bytes = 64, tile_vectors = 4;
-#elif defined(__AVX__)
-constexpr int vector_bytes = 32, tile_vectors = 2;
+constexpr int tile_vectors = 4;
 #else
-constexpr int vector_bytes = 16, tile_vectors = 2;
+constexpr int tile_vectors = 2;
 #endif
 
-typedef float vec __attribute__((vector_size(vector_bytes), may_alias));
-typedef float unaligned_vec __attribute__((vector_size(vector_bytes), may_alias, aligned(4)));
-using ivec = decltype(vec{} < vec{});  // int32 lanes
-
-constexpr int64_t vec_width = vector_bytes / 4;
 constexpr int64_t row_multiple = 4;      // of the rows of every product
 constexpr int64_t column_multiple = 16;  // of the columns: a vector of the widest instruction set
 constexpr int64_t most_steps = 128;      // that one sum runs over

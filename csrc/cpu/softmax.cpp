@@ -67,11 +67,17 @@ void write_gradient(const Tensor& logits, const Tensor& columns_in, const RowVal
   };
   const RowValues own{floats(values.top), floats(values.log_total), floats(values.d_lse),
                       floats(values.d_picked)};
-  const SoftmaxGradient from{data<float>(own.top), data<float>(own.log_total),
-                             data<float>(own.d_lse), data<float>(own.d_picked),
-                             static_cast<float>(softcap)};
   const Rows rows = as_rows(logits);
   const int64_t vocab = logits.size(logits.dim() - 1);
+  const bool in_place = logits.const_data_ptr() == d_logits.const_data_ptr();
+  const SoftmaxGradient from{
+      .top = data<float>(own.top),
+      .log_total = data<float>(own.log_total),
+      .d_lse = data<float>(own.d_lse),
+      .d_picked = data<float>(own.d_picked),
+      .softcap = static_cast<float>(softcap),
+      .past_caches = !in_place && goes_past_caches(2 * bytes_of(logits), vocab, {d_logits}),
+  };
   for_storage("softmax", logits, [&](auto* storage) {
     using T = std::remove_pointer_t<decltype(storage)>;
     const LogitRows<T> at{data<T>(rows.tensor), rows.stride, vocab, data<int64_t>(columns)};

@@ -29,7 +29,8 @@ struct SoftmaxGradient {
   const float* log_total;
   const float* d_lse;
   const float* d_picked;
-  float softcap;  // or 0
+  float softcap;     // or 0
+  bool past_caches;  // how d_logits, which are not the logits, are written: stream.h
 };
 
 #define MEGAFM_SOFTMAX                                                                      \

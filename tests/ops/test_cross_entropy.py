@@ -62,6 +62,23 @@ def test_a_maximum_may_come_late_in_a_long_row(backend: str) -> None:
     torch.testing.assert_close(got.double(), plain(logits.double(), targets), rtol=1e-6, atol=1e-5)
 
 
+@pytest.mark.parametrize("above", [-1.0, 1.0, 3.9, 4.1, 14.0, 60.0, 200.0])
+@pytest.mark.parametrize("where", [0, 63, 64, 4095, 4096, 5000])
+@pytest.mark.parametrize("backend", CPU, indirect=True)
+def test_one_logit_may_be_far_above_the_others_anywhere(
+    backend: str, where: int, above: float
+) -> None:
+    torch.manual_seed(0)
+    logits = -torch.rand(3, 5001)
+    logits[0, where] = above
+    logits[1, where:] += above
+    logits[2, : where + 1] += above
+    targets = torch.full((3,), where)
+    losses = ops.cross_entropy(logits, targets)
+    expected = plain(logits.double(), targets).float()
+    torch.testing.assert_close(losses, expected, rtol=1e-6, atol=2e-6)
+
+
 @pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 def test_losses_near_zero_keep_their_digits(backend: str) -> None:
     logits = torch.tensor([[1000.0, 990.0], [0.0, -16.0]])
@@ -100,19 +117,20 @@ def test_logits_far_beyond_exp_are_finite(backend: str) -> None:
     assert logits.grad.tolist() == [[0, 0], [1, -1]]
 
 
+@pytest.mark.parametrize("level", [-1000.0, 0.0, 1000.0])
 @pytest.mark.parametrize("backend", BACKENDS, indirect=True)
-def test_masked_logits_have_no_probability_and_no_gradient(backend: str) -> None:
+def test_masked_logits_have_no_probability_and_no_gradient(backend: str, level: float) -> None:
     torch.manual_seed(0)
-    logits = torch.randn(3, 5000)
-    logits[:, :2500] = -torch.inf  # the first blocks of a row hold nothing else
-    logits[0, 2500:-1] = -torch.inf
-    leaf, targets = logits.requires_grad_(), torch.tensor([4999, 2600, 3000])
+    logits = torch.randn(3, 9000) + level
+    logits[:, :6500] = -torch.inf  # the first blocks of a row hold nothing else
+    logits[0, 6500:-1] = -torch.inf
+    leaf, targets = logits.requires_grad_(), torch.tensor([8999, 6600, 7000])
     losses = ops.cross_entropy(leaf, targets)
     expected = plain(leaf, targets)
     torch.testing.assert_close(losses, expected)
     ours = torch.autograd.grad(losses.sum(), leaf)[0]
     torch.testing.assert_close(ours, torch.autograd.grad(expected.sum(), leaf)[0])
-    assert not ours[:, :2500].any()
+    assert not ours[:, :6500].any()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

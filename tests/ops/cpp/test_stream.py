@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
+from megafm.ops.cross_entropy import NO_COLUMN
 from tests.ops.backend import CPU, needs_library, on_backend
 
 pytestmark = needs_library
@@ -48,6 +49,15 @@ def rope_interleaved(x: Tensors) -> Tensors:
     return rope(x, interleaved=True)
 
 
+def softmax_backward(x: Tensors) -> Tensors:
+    row = torch.arange(x[0].shape[0]) % SMALL
+    columns = row.masked_fill(row % 3 == 0, NO_COLUMN)
+    top, log_total, d_lse, d_picked = (x[2][:, column].float() for column in range(4))
+    d_lse = d_lse.masked_fill(row % 6 == 0, 0)
+    rows = (columns, top, log_total, d_lse, d_picked)
+    return [torch.ops.megafm.softmax_backward(x[0], *rows)]
+
+
 @pytest.fixture(params=CPU)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     with on_backend("swiglu", request.param):
@@ -65,6 +75,7 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
         rms_norm_backward,
         rope,
         rope_interleaved,
+        softmax_backward,
     ],
 )
 def test_large_tensors_get_the_bits_of_small_ones(

@@ -52,23 +52,23 @@ CONFIGS: dict[int, dict[tuple[int, int], tuple[Config, Config, Config]]] = {
         (2, 256): (Config(64, 32, 8, 2), Config(16, 32, 8, 2), Config(64, 32, 8, 2)),
         (4, 64): (Config(64, 32, 8, 1), Config(16, 32, 8, 1), Config(32, 32, 8, 1)),
         (4, 128): (Config(32, 32, 8, 1), Config(16, 32, 8, 1), Config(32, 16, 8, 1)),
-        (4, 256): (Config(16, 16, 8, 1), Config(16, 16, 8, 1), Config(16, 16, 8, 1)),
+        (4, 256): (Config(16, 16, 8, 1), Config(16, 16, 16, 1), Config(16, 16, 8, 1)),
     },
     90: {
         (2, 64): (Config(128, 64, 8, 3), Config(64, 128, 8, 2), Config(128, 64, 8, 2)),
         (2, 128): (Config(128, 64, 8, 3), Config(32, 128, 8, 2), Config(128, 64, 8, 2)),
         (2, 192): (Config(64, 32, 8, 2), Config(16, 64, 8, 2), Config(64, 16, 8, 2)),
         (2, 256): (Config(128, 32, 8, 2), Config(16, 64, 8, 2), Config(64, 32, 8, 2)),
-        (4, 64): (Config(64, 32, 8, 1), Config(16, 32, 8, 1), Config(32, 32, 8, 1)),
+        (4, 64): (Config(64, 32, 8, 1), Config(32, 32, 8, 1), Config(32, 32, 8, 1)),
         (4, 128): (Config(32, 16, 8, 1), Config(16, 32, 8, 1), Config(16, 16, 8, 1)),
-        (4, 256): (Config(16, 16, 8, 1), Config(16, 16, 8, 1), Config(16, 16, 8, 1)),
+        (4, 256): (Config(16, 16, 8, 1), Config(16, 16, 16, 1), Config(16, 16, 8, 1)),
     },
     100: {
         (2, 64): (Config(128, 64, 8, 2), Config(64, 128, 8, 2), Config(128, 64, 8, 2)),
         (2, 128): (Config(128, 64, 8, 2), Config(64, 128, 8, 2), Config(128, 64, 8, 2)),
         (2, 256): (Config(128, 32, 8, 2), Config(32, 64, 8, 2), Config(64, 32, 8, 2)),
         (4, 64): (Config(64, 32, 8, 1), Config(16, 32, 8, 1), Config(32, 32, 8, 1)),
-        (4, 128): (Config(32, 16, 8, 1), Config(16, 32, 8, 1), Config(32, 16, 8, 1)),
+        (4, 128): (Config(16, 16, 8, 1), Config(16, 32, 8, 1), Config(32, 16, 8, 1)),
         (4, 256): (Config(16, 16, 8, 1), Config(16, 16, 8, 1), Config(16, 16, 8, 1)),
     },
 }
@@ -277,6 +277,7 @@ def launch_backward(
                 V_DIM=dims["V_DIM"],
                 BLOCK_V_DIM=dims["BLOCK_V_DIM"],
                 BLOCK_Q=block,
+                num_warps=2 * q.element_size(),  # with 4 for fp32 it would spill
             )
             attention_backward_queries[(triton.cdiv(seq_q, by_queries.block_q) * heads * batch,)](
                 *(q, k, v, d_out, lse, delta, dq),
@@ -356,9 +357,10 @@ torch.library.register_autograd("megafm::triton_attention", _derivative, setup_c
 
 
 def compile_cases() -> Iterator[Case]:
-    """bf16 with every option, the most that is alive at once; causal and fp32 at some."""
+    """Every dtype and width with every option, the most that is alive at once; causal at some."""
     for dim in (64, 96, 128, 192, 256):
-        yield from _cases(torch.bfloat16, dim, every_option=True)
+        for dtype in (torch.bfloat16, torch.float16, torch.float32):
+            yield from _cases(dtype, dim, every_option=True)
     for dim in (128, 192, 256):
         yield from _cases(torch.bfloat16, dim, every_option=False)
     for dim in (64, 128, 256):

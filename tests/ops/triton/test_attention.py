@@ -205,6 +205,23 @@ def test_compiled_in_one_graph_equals_eager(device: torch.device) -> None:
         assert torch.equal(eager, traced)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_passes_opcheck(packed: bool, device: torch.device) -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 6, h, 16, device=device).requires_grad_() for h in (2, 1, 1))
+    sinks = torch.randn(2, device=device).requires_grad_() if packed else None
+    ends = torch.tensor([0, 2, 6], dtype=torch.int32, device=device) if packed else None
+    rule = (ends, ends, True, 0.25, 3 if packed else None, 5.0 if packed else None)
+    from megafm.ops.triton import attention  # noqa: F401  registers them
+
+    library = torch.ops.megafm
+    torch.library.opcheck(library.triton_attention.default, (q, k, v, sinks, *rule))
+    q, k, v = (x.detach() for x in (q, k, v))
+    out, lse = library.triton_attention(q, k, v, None, *rule)
+    saved = (torch.randn_like(out), torch.randn_like(lse), q, k, v, out, lse)
+    torch.library.opcheck(library.triton_attention_backward.default, (*saved, *rule))
+
+
 @pytest.mark.parametrize(
     ("dtype", "head_dim", "message"),
     [(torch.float64, 16, "no Triton kernel for q torch.float64"), (torch.float16, 257, "dim 257")],

@@ -19,6 +19,7 @@
 #include "cuda/attention_documents.cuh"
 #include "cuda/attention_softmax.cuh"
 #include "cuda/swizzled_tile.cuh"
+#include "cuda/tma_ring.cuh"
 
 namespace megafm::cuda {
 
@@ -30,7 +31,7 @@ struct ForwardTilesSm90 {
   static constexpr int keys = width <= 128 ? 128 : width == 192 ? 96 : 64;
   static constexpr int num_threads = 128 * (1 + consumers);
   static constexpr int stages = 2;
-  // Together within the 65536 of a multiprocessor.
+  // Together the 168 a thread that the block starts with.
   static constexpr int producer_registers = 24;
   static constexpr int consumer_registers = 240;
 
@@ -50,61 +51,6 @@ struct ForwardMaps {
   CUtensorMap k;
   CUtensorMap v;
   CUtensorMap out;
-};
-
-// A place of a ring, and the parity of the phase in which it is filled.
-template <int stages>
-struct Turn {
-  int stage = 0;
-  uint32_t parity = 0;
-
-  __device__ __forceinline__ void next() {
-    if (++stage == stages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
-
-// Tiles in shared memory, each with an mbarrier that says that it is full and one that it is free.
-template <typename Tile, int stages>
-struct Ring {
-  uint32_t tiles;
-  uint32_t mbarriers;
-
-  __device__ __forceinline__ Tile tile(int stage) const {
-    return {tiles + stage * Tile::bytes};
-  }
-  __device__ __forceinline__ uint32_t full(int stage) const { return mbarriers + 16 * stage; }
-  __device__ __forceinline__ uint32_t free(int stage) const { return full(stage) + 8; }
-
-  // By one thread.
-  __device__ __forceinline__ void init(int num_releases) const {
-    for (int stage = 0; stage < stages; ++stage) {
-      mbarrier_init(full(stage), 1);
-      mbarrier_init(free(stage), num_releases);
-    }
-  }
-
-  __device__ __forceinline__ void load(Turn<stages>& turn, const CUtensorMap* map, int row,
-                                       int head, int batch) const {
-    mbarrier_wait(free(turn.stage), turn.parity ^ 1);
-    mbarrier_arrive_expect_tx(full(turn.stage), Tile::bytes);
-    tile(turn.stage).load(map, full(turn.stage), row, head, batch);
-    turn.next();
-  }
-
-  __device__ __forceinline__ Tile wait(const Turn<stages>& turn) const {
-    mbarrier_wait(full(turn.stage), turn.parity);
-    return tile(turn.stage);
-  }
-
-  // By every warp that read it.
-  __device__ __forceinline__ void release(Turn<stages>& turn) const {
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) mbarrier_arrive(free(turn.stage));
-    turn.next();
-  }
 };
 
 // Tile `index` of queries in the order of work: within a section of heads whose keys and values the
@@ -186,31 +132,6 @@ __device__ __forceinline__ void produce(const ForwardBlock<T, width>& block,
   }
 }
 
-// scores = q k^T, one group of wgmma.
-template <typename T, typename Queries, typename Keys, int n>
-__device__ __forceinline__ void multiply_keys(Sum<1, n>& scores, Queries q, Keys k) {
-  const uint64_t a = q.along_columns(), b = k.along_columns();
-#pragma unroll
-  for (int step = 0; step < Queries::cols; step += 16) {
-    wgmma<8 * n, T>(scores.flat(), a + Queries::along_columns_step(step),
-                    b + Keys::along_columns_step(step), step > 0);
-  }
-  wgmma_commit();
-}
-
-// out += weights v, one group of wgmma.
-template <typename T, typename Values, int n, int steps>
-__device__ __forceinline__ void add_values(Sum<1, n>& out, const Fragment (&weights)[steps][1],
-                                           Values v) {
-  const uint64_t b = v.along_rows();
-#pragma unroll
-  for (int step = 0; step < steps; ++step) {
-    wgmma<8 * n, T, true>(out.flat(), weights[step][0].word, b + Values::along_rows_step(16 * step),
-                          true);
-  }
-  wgmma_commit();
-}
-
 // Named barriers, one for each consumer: its turn to issue.
 __device__ __forceinline__ void wait_for_turn(int consumer) {
   named_barrier_sync(1 + consumer, 256);
@@ -265,7 +186,7 @@ __device__ __forceinline__ void store_output(const Sum<1, n>& out, Queries to,
   fence_proxy_async();
   named_barrier_sync(3 + consumer, 128);
   if (thread == 0) {
-    to.store(map, work.query + row, work.head, work.batch);
+    to.store(map, 0, work.query + row, work.head, work.batch);
     bulk_commit();
     bulk_wait_read<0>();
     mbarrier_arrive(q_free);
@@ -321,7 +242,8 @@ __device__ __forceinline__ void consume(const AttentionForward& at,
       const auto k = block.keys.wait(key_turn);
       pin(scores.flat());
       wgmma_fence();
-      multiply_keys<T>(scores, q, k);
+      multiply_rows(scores, q, 0, k, 0);
+      wgmma_commit();
       wgmma_wait<0>();
       pin(scores.flat());
       block.keys.release(key_turn);
@@ -333,10 +255,12 @@ __device__ __forceinline__ void consume(const AttentionForward& at,
         const auto next_k = block.keys.wait(key_turn);
         wait_for_turn(consumer);
         wgmma_fence();
-        multiply_keys<T>(scores, q, next_k);
+        multiply_rows(scores, q, 0, next_k, 0);
+        wgmma_commit();
         const auto v = block.values.wait(value_turn);
         wgmma_fence();
-        add_values<T>(out, weights, v);
+        add_product(out, weights, v, 0);
+        wgmma_commit();
         pass_turn(consumer);
         wgmma_wait<1>();
         pin(scores.flat());
@@ -351,7 +275,8 @@ __device__ __forceinline__ void consume(const AttentionForward& at,
       set_apart_at(key - Tiles::keys);
       const auto v = block.values.wait(value_turn);
       wgmma_fence();
-      add_values<T>(out, weights, v);
+      add_product(out, weights, v, 0);
+      wgmma_commit();
       wgmma_wait<0>();
       pin(out.flat());
       block.values.release(value_turn);

@@ -9,6 +9,7 @@
 #include "cuda/attention.h"
 
 #include <algorithm>
+#include <initializer_list>
 
 #include "cuda/attention_scores.cuh"
 
@@ -163,9 +164,9 @@ void round_sum(const AttentionBackward& at, cudaStream_t stream) {
 
 #ifdef MEGAFM_SM90A
 // A tensor map has no empty dimension, and is given no stride of 0.
-bool takes_sm90(const AttentionForward& at) {
-  bool takes = at.shape.seq_k > 0 && compute_capability() == 90;
-  for (const Heads& x : {at.q, at.k, at.v, at.out}) {
+bool takes_sm90(const AttentionShape& shape, std::initializer_list<Heads> tensors) {
+  bool takes = shape.seq_q > 0 && shape.seq_k > 0 && compute_capability() == 90;
+  for (const Heads& x : tensors) {
     takes = takes && x.batch_stride > 0 && x.seq_stride > 0 && x.head_stride > 0;
   }
   return takes;
@@ -185,7 +186,7 @@ void attention_intervals(const DocumentEnds& documents, int length, int other_le
 void attention_forward(const AttentionForward& at, void* stream) {
   if (at.shape.batch == 0 || at.shape.heads == 0 || at.shape.seq_q == 0) return;
 #ifdef MEGAFM_SM90A
-  if (takes_sm90(at)) {
+  if (takes_sm90(at.shape, {at.q, at.k, at.v, at.out})) {
     for_width(at.shape, [&]<int width>() { attention_forward_sm90<width>(at, stream); });
     return;
   }
@@ -202,7 +203,16 @@ void attention_backward(const AttentionBackward& at, void* stream_in) {
   const int64_t size = int64_t{shape.batch} * shape.heads * shape.seq_q * shape.dim;
   const bool add = at.d_q_sum != nullptr && size > 0;
   if (add) zero_async(at.d_q_sum, size * sizeof(float), stream);
-  for_width(shape, [&]<int width>() { attention_backward_sm80<width>(at, stream_in); });
+  for_width(shape, [&]<int width>() {
+#ifdef MEGAFM_SM90A
+    if (takes_sm90(shape, {at.d_out, at.q, at.k, at.v})) {
+      attention_backward_sm90<width>(at, stream_in);
+      if (!add) attention_backward_d_q_sm80<width>(at, stream_in);
+      return;
+    }
+#endif
+    attention_backward_sm80<width>(at, stream_in);
+  });
   if (add) bf16 ? round_sum<__nv_bfloat16>(at, stream) : round_sum<__half>(at, stream);
 }
 

@@ -89,5 +89,11 @@ template <int width>
 void attention_forward_sm90(const AttentionForward& at, void* stream);
 template <int width>
 void attention_backward_sm80(const AttentionBackward& at, void* stream);
+// d_q alone, the same bits on every run.
+template <int width>
+void attention_backward_d_q_sm80(const AttentionBackward& at, void* stream);
+// d_k and d_v, and d_q where there is a sum to add to.
+template <int width>
+void attention_backward_sm90(const AttentionBackward& at, void* stream);
 
 }  // namespace megafm::cuda

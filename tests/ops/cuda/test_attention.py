@@ -95,15 +95,24 @@ def test_error_rule_of_several_tiles_to_a_block(device: str, capability: str) ->
 def test_the_compute_capability_chooses_the_kernel(
     device: str, capability: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kernels sum in orders of their own. Heads in one place (a stride of 0) are for sm_80's."""
-    (q, k, v), _ = make_large("causal")
-    q, k, v = (x.bfloat16() for x in (q, k, v))
+    """Kernels sum in orders of their own. Heads in one place (a stride of 0) are for sm_80's.
+
+    128 keys of that width are two blocks of sm_80's backward, whose sum has one order.
+    """
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 128, 4, 128).half() for _ in range(3))
     shared = k[:, :, :1].expand_as(k)
     attend = on_cuda(device, return_lse=True)
-    own, of_shared = attend(q, k, v), attend(q, shared, v)
+
+    def lse_and_d_q(k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        leaf = q.clone().requires_grad_()
+        out, lse = attend(leaf, k, v)
+        return lse, *torch.autograd.grad(out, leaf, v)
+
+    own, of_shared = lse_and_d_q(k), lse_and_d_q(shared)
     monkeypatch.setenv(CAPABILITY, "80")
-    assert torch.equal(own[1], attend(q, k, v)[1]) == (capability == "80")
-    assert torch.equal(of_shared[1], attend(q, shared, v)[1])
+    assert [*map(torch.equal, own, lse_and_d_q(k))] == [capability == "80"] * 2
+    assert all(map(torch.equal, of_shared, lse_and_d_q(shared)))
 
 
 @given(problems(), st.booleans())
@@ -256,14 +265,15 @@ def test_what_is_not_finite_reaches_the_queries_that_see_it(
 
 
 @pytest.mark.parametrize("mode", ["causal, atomics", "both ways, deterministic"])
+@pytest.mark.parametrize("width", [64, 256])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("place", [0, 1, 2, 3], ids=["q", "k", "v", "d_out"])
 def test_what_is_not_finite_stays_in_its_document(
-    place: int, bad: float, mode: str, device: str, capability: str
+    place: int, bad: float, width: int, mode: str, device: str, capability: str
 ) -> None:
     """Three documents share tiles, the second lies within one, and 0 * NaN is NaN."""
     torch.manual_seed(0)
-    tensors = [torch.randn(1, 200, heads, 64).bfloat16() for heads in (2, 1, 1, 2)]
+    tensors = [torch.randn(1, 200, heads, width).bfloat16() for heads in (2, 1, 1, 2)]
     ends = torch.tensor([0, 70, 90, 200], dtype=torch.int32)
     deterministic = "deterministic" in mode
     causal = "causal" in mode
@@ -286,6 +296,25 @@ def test_what_is_not_finite_stays_in_its_document(
             torch.testing.assert_close(*others, rtol=0.02, atol=1e-3)
     reached = {0: (0, 1, 2, 3), 1: (0, 1, 2, 3), 2: (0, 1, 2), 3: (1, 2, 3)}[place]
     assert all(not found[i][:, 70:90].isfinite().all() for i in reached)
+
+
+@pytest.mark.parametrize("width", [64, 256])
+def test_a_key_that_is_not_finite_reaches_its_whole_document(
+    width: int, device: str, capability: str
+) -> None:
+    """Its weights are 0, lse is finite, and its tile has keys of another document."""
+    torch.manual_seed(0)
+    first, length, at = 30, 400, 100
+    q, k, v = (torch.randn(1, length, 1, width).bfloat16() for _ in range(3))
+    q[..., 3] = q[..., 3].abs() + 1
+    k[:, at, :, 3] = -torch.inf
+    ends = torch.tensor([0, first, length], dtype=torch.int32)
+    leaves = [x.requires_grad_() for x in (q, k, v)]
+    out = on_cuda(device, cu_seqlens=ends, causal=True)(*leaves)
+    d_q, d_k, d_v = torch.autograd.grad(out.sum(), leaves)
+    assert out.isfinite().all()
+    assert all(x[:, :first].isfinite().all() for x in (d_q, d_k, d_v))
+    assert not d_q[:, at:, :, 3].isfinite().any()
 
 
 @pytest.mark.parametrize(

@@ -39,4 +39,5 @@ OP = Op(
     compiled=("F.linear",),
     exact=F.linear,
     work=work,
+    dtypes=("fp32",),  # in others auto takes F.linear itself
 )

@@ -6,6 +6,7 @@ import math
 import os
 import random
 import sys
+import time
 from collections.abc import Mapping
 
 import torch
@@ -19,6 +20,9 @@ from benchmarks.ops.timing import ceilings, timer
 
 TOLERANCE = {"fp32": 1e-3, "bf16": 4e-2}  # of the largest value; a wrong formula is far outside
 SAMPLE_SECONDS = 2e-3  # what is shorter is run several times per sample
+# After a round, OpenMP's threads wait for more work on their cores for milliseconds. Another process
+# that measured there at once would find twice the time of a run of 1 ms on two threads.
+CALM_SECONDS = 0.02
 
 
 class Bench:
@@ -76,6 +80,7 @@ class Bench:
 
     def round(self, mode: str, names: list[str]) -> dict[str, float]:
         """Seconds of one run of each named provider, taken in random order."""
+        time.sleep(CALM_SECONDS)
         order = self.random.sample(names, len(names))
         return {name: self._sample(name, mode) for name in order if name in self.ready}
 

@@ -20,8 +20,8 @@ from benchmarks.ops.timing import ceilings, timer
 
 TOLERANCE = {"fp32": 1e-3, "bf16": 4e-2}  # of the largest value; a wrong formula is far outside
 SAMPLE_SECONDS = 2e-3  # what is shorter is run several times per sample
-# After a round, OpenMP's threads wait for more work on their cores for milliseconds. Another process
-# that measured there at once would find twice the time of a run of 1 ms on two threads.
+# After a round, OpenMP's threads wait on their cores for more work, for milliseconds. Others
+# who measured there at once would find twice the time of a run of 1 ms on two threads.
 CALM_SECONDS = 0.02
 
 

@@ -206,9 +206,7 @@ void attention_backward(const AttentionBackward& at, void* stream_in) {
   for_width(shape, [&]<int width>() {
 #ifdef MEGAFM_SM90A
     if (takes_sm90(shape, {at.d_out, at.q, at.k, at.v})) {
-      attention_backward_sm90<width>(at, stream_in);
-      if (!add) attention_backward_d_q_sm80<width>(at, stream_in);
-      return;
+      return attention_backward_sm90<width>(at, stream_in);
     }
 #endif
     attention_backward_sm80<width>(at, stream_in);

@@ -33,6 +33,9 @@ struct AttentionShape {
   const int32_t* queries_of_keys;  // (2, seq_k), or null
   float scale;
   float softcap;  // 0: none
+  // Query heads of a kv head that a tile of rows may hold side by side, as a power of 2: row r is query
+  // r >> pack of head r mod 2^pack of a pack.
+  int pack = 0;
 };
 
 struct AttentionForward {
@@ -81,18 +84,14 @@ struct DocumentEnds {
 void attention_intervals(const DocumentEnds& documents, int length, int other_length, int before,
                          int after, int32_t* table, void* stream);
 
-// The kernels of one width: heads of up to that many elements. Those of sm_90a need keys, and no
-// stride of 0.
+// The kernels of one width: heads of up to that many elements. Those of sm_90a need queries
+// and keys, and no stride of 0.
 template <int width>
 void attention_forward_sm80(const AttentionForward& at, void* stream);
 template <int width>
 void attention_forward_sm90(const AttentionForward& at, void* stream);
 template <int width>
 void attention_backward_sm80(const AttentionBackward& at, void* stream);
-// d_q alone, the same bits on every run.
-template <int width>
-void attention_backward_d_q_sm80(const AttentionBackward& at, void* stream);
-// d_k and d_v, and d_q where there is a sum to add to.
 template <int width>
 void attention_backward_sm90(const AttentionBackward& at, void* stream);
 

@@ -117,9 +117,9 @@ __device__ __forceinline__ bool set_apart_by_weights(const At& left_at, Tile<T, 
 }
 
 // What a row of a tile sees of another: `position` in its sequence, what that sees, from `first` on.
-__device__ __forceinline__ Interval keys_in_tile(const AttentionShape& shape, int query, int first) {
-  if (query >= shape.seq_q) return {0, 0};
-  const Interval keys = keys_of_query(shape, query);
+__device__ __forceinline__ Interval keys_in_tile(const AttentionShape& shape, int row, int first) {
+  if (row >= num_rows(shape)) return {0, 0};
+  const Interval keys = keys_of_row(shape, row);
   return {keys.first - first, keys.last - first};
 }
 

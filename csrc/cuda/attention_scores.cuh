@@ -30,20 +30,29 @@ __device__ __forceinline__ Interval keys_of_query(const AttentionShape& shape, i
                   shape.after);
 }
 
+__device__ __forceinline__ int num_rows(const AttentionShape& shape) {
+  return shape.seq_q << shape.pack;
+}
+
+__device__ __forceinline__ Interval keys_of_row(const AttentionShape& shape, int row) {
+  return keys_of_query(shape, row >> shape.pack);
+}
+
 __device__ __forceinline__ Interval queries_of_key(const AttentionShape& shape, int key) {
   return interval(shape.queries_of_keys, key, shape.seq_k, shape.seq_q, shape.after, shape.before);
 }
 
-// The keys that any, and that every, query of [first, first + count) sees; of a tile behind the
-// last query, which nobody stores, those of that one.
+// The keys that any, and that every, row of [first, first + count) sees; of a tile behind the last
+// row, which nobody stores, those of that one.
 struct Seen {
   Interval any;
   Interval every;
 };
 
 __device__ __forceinline__ Seen keys_of_tile(const AttentionShape& shape, int first, int count) {
-  const Interval head = keys_of_query(shape, min(first, shape.seq_q - 1));
-  const Interval tail = keys_of_query(shape, min(first + count, shape.seq_q) - 1);
+  const int end = num_rows(shape);
+  const Interval head = keys_of_row(shape, min(first, end - 1));
+  const Interval tail = keys_of_row(shape, min(first + count, end) - 1);
   return {{head.first, tail.last}, {tail.first, head.last}};
 }
 

@@ -319,32 +319,33 @@ __global__ void __launch_bounds__(BackwardTiles<width>::num_threads, 1)
       shape.seq_q, shape.dim, threadIdx.x);
 }
 
-inline dim3 num_blocks(const AttentionShape& shape, int64_t seq, int64_t tile, int64_t heads) {
-  return dim3(static_cast<unsigned>((seq + tile - 1) / tile * heads * shape.batch));
-}
-
-template <int width>
-void attention_backward_d_q_sm80(const AttentionBackward& at, void* stream) {
+template <typename T, int width>
+void launch_attention_backward(const AttentionBackward& at, void* stream_in) {
   using Tiles = BackwardTiles<width>;
-  const bool bf16 = at.storage == Storage::bf16;
-  launch(bf16 ? attention_backward_queries<__nv_bfloat16, width>
-              : attention_backward_queries<__half, width>,
-         num_blocks(at.shape, at.shape.seq_q, Tiles::queries, at.shape.heads),
-         dim3(Tiles::num_threads), Tiles::shared_bytes, static_cast<cudaStream_t>(stream), at);
+  const auto stream = static_cast<cudaStream_t>(stream_in);
+  const AttentionShape& shape = at.shape;
+  const auto num_blocks = [&](int64_t seq, int64_t tile, int64_t heads) {
+    return dim3(static_cast<unsigned>((seq + tile - 1) / tile * heads * shape.batch));
+  };
+  if (shape.seq_k > 0) {
+    launch(attention_backward_keys<T, width>,
+           num_blocks(shape.seq_k, Tiles::keys, shape.heads / shape.group),
+           dim3(Tiles::num_threads), Tiles::shared_bytes, stream, at);
+  }
+  if (shape.seq_q > 0 && at.d_q_sum == nullptr) {
+    launch(attention_backward_queries<T, width>,
+           num_blocks(shape.seq_q, Tiles::queries, shape.heads), dim3(Tiles::num_threads),
+           Tiles::shared_bytes, stream, at);
+  }
 }
 
 template <int width>
 void attention_backward_sm80(const AttentionBackward& at, void* stream) {
-  using Tiles = BackwardTiles<width>;
-  const AttentionShape& shape = at.shape;
-  const bool bf16 = at.storage == Storage::bf16;
-  if (shape.seq_k > 0) {
-    launch(bf16 ? attention_backward_keys<__nv_bfloat16, width>
-                : attention_backward_keys<__half, width>,
-           num_blocks(shape, shape.seq_k, Tiles::keys, shape.heads / shape.group),
-           dim3(Tiles::num_threads), Tiles::shared_bytes, static_cast<cudaStream_t>(stream), at);
+  if (at.storage == Storage::bf16) {
+    launch_attention_backward<__nv_bfloat16, width>(at, stream);
+  } else {
+    launch_attention_backward<__half, width>(at, stream);
   }
-  if (shape.seq_q > 0 && at.d_q_sum == nullptr) attention_backward_d_q_sm80<width>(at, stream);
 }
 
 }  // namespace megafm::cuda

@@ -4,4 +4,3 @@
 #include "cuda/attention_sm80_backward.cuh"
 
 template void megafm::cuda::attention_backward_sm80<256>(const AttentionBackward& at, void* stream);
-template void megafm::cuda::attention_backward_d_q_sm80<256>(const AttentionBackward& at, void* stream);

@@ -6,8 +6,8 @@
 // A block of threads holds a tile of keys; one warpgroup brings the queries that see any of them, of
 // all heads that share them, and two compute, with scores transposed: rows are keys. It is the method
 // of FlashAttention-3 (Shah et al. 2024, appendix B.1), but that d_q is added up in memory by bulk
-// reductions of the warpgroups that made it; in deterministic mode the kernel of sm_80 that holds a
-// tile of queries makes it. How the work is divided depends on the width, and is said in
+// reductions of the warpgroups that made it. In deterministic mode d_q is left to
+// attention_sm90_backward_queries.cuh. How the work is divided depends on the width, and is said in
 // attention_sm90_backward_narrow.cuh and _wide.cuh.
 //
 // 10 * seq_q * seq_k * dim operations a head, half of it when causal. Never run on a GPU so far: the
@@ -16,6 +16,7 @@
 #pragma once
 
 #include "cuda/attention_sm90_backward_narrow.cuh"
+#include "cuda/attention_sm90_backward_queries.cuh"
 #include "cuda/attention_sm90_backward_wide.cuh"
 
 namespace megafm::cuda {
@@ -26,7 +27,7 @@ using BackwardTilesSm90 =
 
 template <typename Tiles>
 __global__ void __launch_bounds__(Tiles::num_threads, 1)
-    attention_backward_sm90_kernel(const AttentionBackward at,
+    attention_backward_keys_sm90_kernel(const AttentionBackward at,
                                    const __grid_constant__ BackwardMaps maps) {
   const BackwardBlock<Tiles> block(at.shape);
   const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0), consumer = warp / 4 - 1;
@@ -54,25 +55,19 @@ __global__ void __launch_bounds__(Tiles::num_threads, 1)
 }
 
 template <typename Tiles>
-void launch_attention_backward_sm90(const AttentionBackward& at, void* stream) {
-  using T = typename Tiles::Queries::Element;
+void launch_keys_sm90(const AttentionBackward& at, void* stream) {
   const AttentionShape& shape = at.shape;
-  const int kv_heads = shape.heads / shape.group;
-  const auto map = [&]<typename Tile>(const Heads& x, int seq, int heads, int dim) {
-    return tile_map<Tile>(static_cast<const T*>(x.data), shape.batch, seq, heads, dim,
-                          {x.seq_stride, x.head_stride, x.batch_stride});
-  };
   using Queries = typename Tiles::Queries;
   using Keys = typename Tiles::Keys;
   using Gradients = typename Tiles::KeyGradients;
   BackwardMaps maps{
-      .q = map.template operator()<Queries>(at.q, shape.seq_q, shape.heads, shape.dim),
-      .d_out = map.template operator()<Queries>(at.d_out, shape.seq_q, shape.heads, shape.dim_v),
-      .k = map.template operator()<Keys>(at.k, shape.seq_k, kv_heads, shape.dim),
-      .v = map.template operator()<Keys>(at.v, shape.seq_k, kv_heads, shape.dim_v),
+      .q = queries_map<Queries>(shape, at.q, shape.dim),
+      .d_out = queries_map<Queries>(shape, at.d_out, shape.dim_v),
+      .k = keys_map<Keys>(shape, at.k, shape.dim),
+      .v = keys_map<Keys>(shape, at.v, shape.dim_v),
       .d_q_sum = {},
-      .d_k = map.template operator()<Gradients>(at.d_k, shape.seq_k, kv_heads, shape.dim),
-      .d_v = map.template operator()<Gradients>(at.d_v, shape.seq_k, kv_heads, shape.dim_v),
+      .d_k = keys_map<Gradients>(shape, at.d_k, shape.dim),
+      .d_v = keys_map<Gradients>(shape, at.d_v, shape.dim_v),
   };
   if (at.d_q_sum != nullptr) {
     const int64_t row = int64_t{shape.heads} * shape.dim;
@@ -81,17 +76,25 @@ void launch_attention_backward_sm90(const AttentionBackward& at, void* stream) {
         {row, shape.dim, shape.seq_q * row});
   }
   const int64_t num_tiles = (shape.seq_k + Tiles::keys - 1) / Tiles::keys;
-  launch(attention_backward_sm90_kernel<Tiles>,
-         dim3(static_cast<unsigned>(num_tiles * kv_heads * shape.batch)), dim3(Tiles::num_threads),
+  launch(attention_backward_keys_sm90_kernel<Tiles>,
+         dim3(static_cast<unsigned>(num_tiles * shape.heads / shape.group * shape.batch)), dim3(Tiles::num_threads),
          BackwardMemory<Tiles>::bytes, static_cast<cudaStream_t>(stream), at, maps);
+}
+
+template <typename T, int width>
+void launch_attention_backward_sm90(const AttentionBackward& at, void* stream) {
+  launch_keys_sm90<BackwardTilesSm90<T, width>>(at, stream);
+  if (at.d_q_sum == nullptr) {
+    launch_queries_sm90<QueryTiles<T, width>>(at, stream);
+  }
 }
 
 template <int width>
 void attention_backward_sm90(const AttentionBackward& at, void* stream) {
   if (at.storage == Storage::bf16) {
-    launch_attention_backward_sm90<BackwardTilesSm90<__nv_bfloat16, width>>(at, stream);
+    launch_attention_backward_sm90<__nv_bfloat16, width>(at, stream);
   } else {
-    launch_attention_backward_sm90<BackwardTilesSm90<__half, width>>(at, stream);
+    launch_attention_backward_sm90<__half, width>(at, stream);
   }
 }
 

@@ -7,10 +7,7 @@
 
 #pragma once
 
-#include "cuda/attention_documents.cuh"
-#include "cuda/attention_softmax.cuh"
-#include "cuda/swizzled_tile.cuh"
-#include "cuda/tma_ring.cuh"
+#include "cuda/attention_sm90_gradients.cuh"
 
 namespace megafm::cuda {
 
@@ -19,14 +16,6 @@ template <int queries>
 struct QueryValues {
   static constexpr uint32_t bytes = 2 * queries * sizeof(float);
   uint32_t begin;
-};
-
-// One warpgroup brings, two consume. Registers together the 168 a thread that the block starts with.
-struct BackwardThreads {
-  static constexpr int consumers = 2;
-  static constexpr int num_threads = 128 * (1 + consumers);
-  static constexpr int producer_registers = 24;
-  static constexpr int consumer_registers = 240;
 };
 
 // Where things lie in a block's shared memory, of tiles that say how large they are.
@@ -164,25 +153,11 @@ __device__ __forceinline__ void bring_query_values(const AttentionBackward& at,
   });
 }
 
-constexpr int both_consumers = 1;  // a named barrier
-constexpr int one_consumer = 2;    // that of the first; the second's is the next
-
-// Zeros in place of a row that is not finite; whether it was.
-template <typename Tiles, typename Tile>
-__device__ __forceinline__ bool zero_unless_finite(const BackwardBlock<Tiles>& block, Tile tile,
-                                                   int row) {
-  using T = typename Tile::Element;
-  const auto at = [&](int, int col) { return shared_memory<T>(tile.at(row, col) - block.begin); };
-  if (finite_runs<1, 1, Tile::cols>(at, 0)) return true;
-  for_own_runs<1, 1, Tile::cols>(0, [&](int, int col) { store_vec(at(row, col), Vec<T, 8>{}); });
-  return false;
-}
-
 // Before the keys' first use, by both consumers; whether all are finite.
 template <typename Tiles>
 __device__ __forceinline__ bool set_keys_apart(const BackwardBlock<Tiles>& block) {
   const int thread = threadIdx.x - 128, lane = threadIdx.x % 32;
-  if (thread < Tiles::keys && !zero_unless_finite(block, block.k(), thread)) {
+  if (thread < Tiles::keys && !zero_unless_finite(block.begin, block.k(), thread)) {
     block.key_values()[thread] = NAN;
   }
   fence_proxy_async();
@@ -200,7 +175,7 @@ __device__ __forceinline__ void set_queries_apart(const BackwardBlock<Tiles>& bl
                                                   typename Tiles::Queries d_out,
                                                   QueryValues<Tiles::queries> values) {
   const int thread = threadIdx.x - 128, row = thread % 128;
-  if (row < Tiles::queries && !zero_unless_finite(block, thread < 128 ? q : d_out, row)) {
+  if (row < Tiles::queries && !zero_unless_finite(block.begin, thread < 128 ? q : d_out, row)) {
     block.shifts(values)[row] = NAN;
   }
   fence_proxy_async();
@@ -230,50 +205,6 @@ __device__ __forceinline__ QueryTile<Tiles> wait_for_queries(const BackwardBlock
   return tile;
 }
 
-// Calls body(j, e, value of the query) for this thread's elements of transposed scores.
-template <int n, typename Body>
-__device__ __forceinline__ void for_queries(Shared<float> values, const Body& body) {
-#pragma unroll
-  for (int j = 0; j < n; ++j) {
-    const Vec<float, 2> pair = load_vec<2>(values + 8 * j + threadIdx.x % 4 * 2);
-#pragma unroll
-    for (int e = 0; e < 4; ++e) body(j, e, pair[e % 2]);
-  }
-}
-
-template <int n>
-__device__ __forceinline__ void to_weights(Sum<1, n>& scores, const ScoreRule& rule,
-                                           Shared<float> shifts) {
-  for_queries<n>(shifts, [&](int j, int e, float shift) {
-    scores.at[0][j][e] = exp2_approx(fmaf(scores.at[0][j][e], rule.to_log2, -shift));
-  });
-}
-
-// p and d_s of products, transposed; those of d_weights are under way as the last group of wgmma.
-template <int n>
-__device__ __forceinline__ void to_gradients(Sum<1, n>& scores, Sum<1, n>& d_weights,
-                                             const ScoreRule& rule, Shared<float> shifts,
-                                             Shared<float> deltas) {
-  apply_rule(rule, scores);
-  if (rule.plain) to_weights(scores, rule, shifts);
-  wgmma_wait<0>();
-  pin(d_weights.flat());
-  for_queries<n>(deltas, [&](int j, int e, float delta) { d_weights.at[0][j][e] -= delta; });
-  if (!rule.plain) {
-#pragma unroll
-    for (int j = 0; j < n; ++j) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) d_weights.at[0][j][e] *= rule.slope(scores.at[0][j][e]);
-    }
-    to_weights(scores, rule, shifts);
-  }
-#pragma unroll
-  for (int j = 0; j < n; ++j) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) d_weights.at[0][j][e] *= scores.at[0][j][e];
-  }
-}
-
 // Zeros where a query, from `query` on, does not see a key, from `key` on; and NaN where it does and
 // the key's value is NaN.
 template <int n>
@@ -298,23 +229,6 @@ __device__ __forceinline__ void hide(const AttentionShape& shape, Sum<1, n>& wei
         d_score = visible ? d_score + value : 0.0f;
       }
     }
-  }
-}
-
-template <typename T, int n, int steps>
-__device__ __forceinline__ void round_all(const Sum<1, n>& sum, Fragment (&to)[steps][1]) {
-#pragma unroll
-  for (int step = 0; step < steps; ++step) round_columns<T>(sum, step, to[step]);
-}
-
-// A warp's 16 rows to a tile.
-template <typename Tile, int steps>
-__device__ __forceinline__ void store_rows(const Fragment (&rows)[steps][1], Tile to, int row,
-                                           int col) {
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int step = 0; step < steps; ++step) {
-    stmatrix<4>(to.at(row + lane % 16, col + 16 * step + lane / 16 * 8), rows[step][0].word);
   }
 }
 

@@ -57,7 +57,8 @@ __device__ __forceinline__ void consume(const AttentionBackward& at,
     wgmma_commit();
     wgmma_wait<1>();
     pin(scores.flat());
-    to_gradients(scores, d_weights, rule, block.shifts(tile.values), block.deltas(tile.values));
+    to_gradients(scores, d_weights, rule, ColumnValues{block.shifts(tile.values)},
+                 ColumnValues{block.deltas(tile.values)});
     const bool whole = tile.every.first <= key && key + 64 <= tile.every.last &&
                        query + Tiles::queries <= shape.seq_q && keys_finite;
     if (!whole) {

@@ -58,8 +58,8 @@ __device__ __forceinline__ void consume(const AttentionBackward& at,
     wgmma_commit();
     wgmma_wait<1>();
     pin(own_weights.flat());
-    to_gradients(own_weights, own_d_scores, rule, block.shifts(tile.values) + first,
-                 block.deltas(tile.values) + first);
+    to_gradients(own_weights, own_d_scores, rule, ColumnValues{block.shifts(tile.values) + first},
+                 ColumnValues{block.deltas(tile.values) + first});
     const bool whole = tile.every.first <= block.key && block.key + 64 <= tile.every.last &&
                        query + Tiles::queries <= shape.seq_q && keys_finite;
     if (!whole) {

@@ -6,8 +6,8 @@
 // runs; the two take turns in issuing, so that one's softmax falls into the other's products. The
 // blocks stay and take tile after tile of queries, the longest first. Masks are looked at only on
 // tiles that some query does not see whole, and there both consumers keep what is not finite in other
-// documents out of the product; query heads of one kv head run side by side and meet its keys in the
-// L2 cache.
+// documents out of the product. Query heads of one kv head run side by side and meet its keys in the
+// L2 cache; where there are few queries, several of them fill a tile together ("pack").
 //
 // 4 * seq_q * seq_k * dim operations a head, half of it when causal. Never run on a GPU so far: the
 // emulator and the compiler's output are what it was held to.
@@ -17,8 +17,8 @@
 #include <algorithm>
 
 #include "cuda/attention_documents.cuh"
+#include "cuda/attention_maps.cuh"
 #include "cuda/attention_softmax.cuh"
-#include "cuda/swizzled_tile.cuh"
 #include "cuda/tma_ring.cuh"
 
 namespace megafm::cuda {
@@ -26,8 +26,8 @@ namespace megafm::cuda {
 template <typename T, int width>
 struct ForwardTilesSm90 {
   static constexpr int consumers = 2;
-  static constexpr int consumer_queries = 64;  // rows of a wgmma
-  static constexpr int queries = consumers * consumer_queries;
+  static constexpr int consumer_rows = 64;  // of a wgmma
+  static constexpr int rows = consumers * consumer_rows;
   static constexpr int keys = width <= 128 ? 128 : width == 192 ? 96 : 64;
   static constexpr int num_threads = 128 * (1 + consumers);
   static constexpr int stages = 2;
@@ -35,7 +35,7 @@ struct ForwardTilesSm90 {
   static constexpr int producer_registers = 24;
   static constexpr int consumer_registers = 240;
 
-  using Queries = SwizzledTile<T, consumer_queries, width>;  // of one consumer; its output too
+  using Queries = SwizzledTile<T, consumer_rows, width>;  // of one consumer; its output too
   using Keys = SwizzledTile<T, keys, width>;
 
   static constexpr uint32_t keys_begin = consumers * Queries::bytes;
@@ -53,22 +53,22 @@ struct ForwardMaps {
   CUtensorMap out;
 };
 
-// Tile `index` of queries in the order of work: within a section of heads whose keys and values the
-// L2 cache holds together, the last queries of all heads first: with a causal mask the longest.
+// Tile `index` of rows in the order of work: within a section of packs of heads whose keys and values
+// the L2 cache holds together, the last rows of all first: with a causal mask the longest.
 struct Work {
-  int query;
-  int head;
+  int row;
+  int pack;
   int batch;
 };
 
 __device__ __forceinline__ Work work_of(const AttentionShape& shape, int index, int num_tiles,
-                                        int tile, int heads_of_section) {
-  const int section = index / (heads_of_section * num_tiles);
-  const int within = index - section * heads_of_section * num_tiles;
-  const int first = section * heads_of_section;
-  const int heads = min(heads_of_section, shape.batch * shape.heads - first);
-  const int head = first + within % heads;
-  return {(num_tiles - 1 - within / heads) * tile, head % shape.heads, head / shape.heads};
+                                        int tile, int packs_of_section) {
+  const int section = index / (packs_of_section * num_tiles);
+  const int within = index - section * packs_of_section * num_tiles;
+  const int first = section * packs_of_section, packs = shape.heads >> shape.pack;
+  const int here = min(packs_of_section, shape.batch * packs - first);
+  const int pack = first + within % here;
+  return {(num_tiles - 1 - within / here) * tile, pack % packs, pack / packs};
 }
 
 // What producer and consumers agree on.
@@ -80,7 +80,7 @@ struct ForwardBlock {
 
   AttentionShape shape;
   int num_tiles;
-  int heads_of_section;
+  int packs_of_section;
   uint32_t begin = shared_address(shared_memory<char>());
   uint32_t q_full = begin + Tiles::mbarriers_begin;
   uint32_t q_free = q_full + 8;
@@ -91,14 +91,14 @@ struct ForwardBlock {
     return {begin + consumer * Tiles::Queries::bytes};
   }
   __device__ __forceinline__ bool has(int index) const {
-    return index < num_tiles * shape.heads * shape.batch;
+    return index < num_tiles * (shape.heads >> shape.pack) * shape.batch;
   }
   __device__ __forceinline__ Work work(int index) const {
-    return work_of(shape, index, num_tiles, Tiles::queries, heads_of_section);
+    return work_of(shape, index, num_tiles, Tiles::rows, packs_of_section);
   }
-  // The tiles of keys that some query of the block sees: [first, last), first a multiple of a tile.
+  // The tiles of keys that some row of the block sees: [first, last), first a multiple of a tile.
   __device__ __forceinline__ Interval keys_of(const Work& work) const {
-    const Interval any = keys_of_tile(shape, work.query, Tiles::queries).any;
+    const Interval any = keys_of_tile(shape, work.row, Tiles::rows).any;
     return {any.first / Tiles::keys * Tiles::keys, any.last};
   }
 };
@@ -113,7 +113,7 @@ __device__ __forceinline__ void produce(const ForwardBlock<T, width>& block,
   for (int index = blockIdx.x; block.has(index); index += gridDim.x) {
     const Work work = block.work(index);
     const Interval seen = block.keys_of(work);
-    const int kv_head = work.head / block.shape.group;
+    const int kv_head = (work.pack << block.shape.pack) / block.shape.group;
     const auto load_keys = [&](int key) {
       block.keys.load(key_turn, &maps.k, key, kv_head, work.batch);
     };
@@ -122,8 +122,9 @@ __device__ __forceinline__ void produce(const ForwardBlock<T, width>& block,
     q_parity ^= 1;
     mbarrier_arrive_expect_tx(block.q_full, Tiles::consumers * Tiles::Queries::bytes);
     for (int i = 0; i < Tiles::consumers; ++i) {
-      block.queries(i).load(&maps.q, block.q_full, work.query + i * Tiles::consumer_queries,
-                            work.head, work.batch);
+      const int row = work.row + i * Tiles::consumer_rows;
+      block.queries(i).load(&maps.q, block.q_full, 0, row >> block.shape.pack, work.pack,
+                            work.batch);
     }
     for (int key = seen.first; key < seen.last; key += Tiles::keys) {
       if (key + Tiles::keys < seen.last) load_keys(key + Tiles::keys);
@@ -146,7 +147,7 @@ template <typename T, int width, int n>
 __device__ __forceinline__ void set_values_apart(const ForwardBlock<T, width>& block,
                                                  Sum<1, n>& out,
                                                  typename ForwardTilesSm90<T, width>::Keys values,
-                                                 int query, int key, int turn) {
+                                                 int first_row, int key, int turn) {
   using Tiles = ForwardTilesSm90<T, width>;
   constexpr int num_warps = 4 * Tiles::consumers, num_threads = 32 * num_warps, rows = Tiles::keys;
   const int thread = threadIdx.x - 128, lane = thread % 32;
@@ -162,7 +163,7 @@ __device__ __forceinline__ void set_values_apart(const ForwardBlock<T, width>& b
   const int vote = votes[lane % num_warps];
   if (__all_sync(0xffffffff, vote)) return;
   add_what_is_not_finite<rows>(out, at, thread % 128 / 32 * 16, 0, [&](int row) {
-    return keys_in_tile(block.shape, query + row, key);
+    return keys_in_tile(block.shape, first_row + row, key);
   });
   named_barrier_sync(5, num_threads);
   zero_what_is_not_finite<num_threads, rows, width>(at, thread);
@@ -173,7 +174,7 @@ __device__ __forceinline__ void set_values_apart(const ForwardBlock<T, width>& b
 // The output over the consumer's queries, and from there to global memory.
 template <typename T, typename Queries, int n>
 __device__ __forceinline__ void store_output(const Sum<1, n>& out, Queries to,
-                                             const CUtensorMap* map, const Work& work, int row,
+                                             const CUtensorMap* map, int query, const Work& work,
                                              int consumer, uint32_t q_free) {
   const int thread = threadIdx.x % 128, lane = thread % 32;
   named_barrier_sync(3 + consumer, 128);  // nobody reads the queries
@@ -186,7 +187,7 @@ __device__ __forceinline__ void store_output(const Sum<1, n>& out, Queries to,
   fence_proxy_async();
   named_barrier_sync(3 + consumer, 128);
   if (thread == 0) {
-    to.store(map, 0, work.query + row, work.head, work.batch);
+    to.store(map, 0, 0, query, work.pack, work.batch);
     bulk_commit();
     bulk_wait_read<0>();
     mbarrier_arrive(q_free);
@@ -201,7 +202,6 @@ __device__ __forceinline__ void consume(const AttentionForward& at,
   constexpr int n = Tiles::keys / 8, steps = Tiles::keys / 16;
   const AttentionShape& shape = at.shape;
   const int lane = threadIdx.x % 32, warp_row = threadIdx.x % 128 / 32 * 16;
-  const int row = consumer * Tiles::consumer_queries;
   const typename Tiles::Queries q = block.queries(consumer);
   const ScoreRule rule(shape);
   typename ForwardBlock<T, width>::KeyTurn key_turn, value_turn;
@@ -215,13 +215,13 @@ __device__ __forceinline__ void consume(const AttentionForward& at,
   for (int index = blockIdx.x; block.has(index); index += gridDim.x) {
     const Work work = block.work(index);
     const Interval seen = block.keys_of(work);
-    const int query = work.query + row;
-    const Interval every = keys_of_tile(shape, query, Tiles::consumer_queries).every;
+    const int row = work.row + consumer * Tiles::consumer_rows;
+    const Interval every = keys_of_tile(shape, row, Tiles::consumer_rows).every;
     RunningSoftmax<1> softmax;
     const auto exponentials = [&](int key) {
       apply_rule(rule, scores);
       if (key < every.first || key + Tiles::keys > every.last) {
-        mask_scores(shape, scores, query + warp_row, key);
+        mask_scores(shape, scores, row + warp_row, key);
       }
       return softmax.update(scores, rule.to_log2);
     };
@@ -229,11 +229,11 @@ __device__ __forceinline__ void consume(const AttentionForward& at,
 #pragma unroll
       for (int step = 0; step < steps; ++step) round_columns<T>(scores, step, weights[step]);
     };
-    const Interval every_of_block = keys_of_tile(shape, work.query, Tiles::queries).every;
+    const Interval every_of_block = keys_of_tile(shape, work.row, Tiles::rows).every;
     const auto set_apart_at = [&](int key) {
       if (shape.keys_of_queries == nullptr) return;
       if (every_of_block.first <= key && key + Tiles::keys <= every_of_block.last) return;
-      set_values_apart(block, out, block.values.wait(value_turn), query, key, num_votes++);
+      set_values_apart(block, out, block.values.wait(value_turn), row, key, num_votes++);
     };
     out.clear();
     mbarrier_wait(block.q_full, q_parity);
@@ -282,19 +282,21 @@ __device__ __forceinline__ void consume(const AttentionForward& at,
       block.values.release(value_turn);
     }
 
-    const float sink = at.sinks == nullptr ? -INFINITY : at.sinks[work.head] * log2_e;
     RowFactors<1> factors;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
+      const int own = row + warp_row + 8 * h + lane / 4;
+      const int head = (work.pack << shape.pack) + (own & ((1 << shape.pack) - 1));
+      const float sink = at.sinks == nullptr ? -INFINITY : at.sinks[head] * log2_e;
       const RowEnd end = softmax.finish(0, h, rule.to_log2, sink);
       factors.at[0][h] = end.factor;
-      const int at_query = query + warp_row + 8 * h + lane / 4;
-      if (lane % 4 == 0 && at_query < shape.seq_q) {
-        at.lse[(int64_t{work.batch} * shape.heads + work.head) * shape.seq_q + at_query] = end.lse;
+      if (lane % 4 == 0 && own < num_rows(shape)) {
+        at.lse[(int64_t{work.batch} * shape.heads + head) * shape.seq_q + (own >> shape.pack)] =
+            end.lse;
       }
     }
     scale_rows(out, factors);
-    store_output<T>(out, q, &maps.out, work, row, consumer, block.q_free);
+    store_output<T>(out, q, &maps.out, row >> shape.pack, work, consumer, block.q_free);
   }
   if (consumer == 0) wait_for_turn(consumer);  // the last that was passed
   if (threadIdx.x % 128 == 0) bulk_wait<0>();
@@ -304,9 +306,9 @@ template <typename T, int width>
 __global__ void __launch_bounds__(ForwardTilesSm90<T, width>::num_threads, 1)
     attention_forward_sm90_kernel(const AttentionForward at,
                                   const __grid_constant__ ForwardMaps maps, int num_tiles,
-                                  int heads_of_section) {
+                                  int packs_of_section) {
   using Tiles = ForwardTilesSm90<T, width>;
-  const ForwardBlock<T, width> block{at.shape, num_tiles, heads_of_section};
+  const ForwardBlock<T, width> block{at.shape, num_tiles, packs_of_section};
   const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0), consumer = warp / 4 - 1;
   if (threadIdx.x == 0) {
     mbarrier_init(block.q_full, 1);
@@ -325,36 +327,46 @@ __global__ void __launch_bounds__(ForwardTilesSm90<T, width>::num_threads, 1)
   }
 }
 
-// Query heads whose keys and values fit into half of the L2 cache, at least those of one kv head.
-inline int heads_of_section(const AttentionShape& shape) {
+// Packs of query heads whose keys and values fit into half of the L2 cache, at least those of one kv
+// head.
+inline int packs_of_section(const AttentionShape& shape) {
   const int64_t of_kv_head = int64_t{shape.seq_k} * (shape.dim + shape.dim_v) * 2;
   const int64_t kv_heads = std::max<int64_t>(1, l2_cache_bytes() / 2 / of_kv_head);
   return static_cast<int>(
-      std::min<int64_t>(kv_heads * shape.group, int64_t{shape.batch} * shape.heads));
+      std::min<int64_t>(kv_heads * shape.group, int64_t{shape.batch} * shape.heads) >> shape.pack);
+}
+
+// As many heads side by side as saves a tenth of the tiles: all rows of few queries, none of many.
+inline int pack_of(const AttentionShape& shape, int rows) {
+  const auto num_tiles = [&](int pack) {
+    return ((int64_t{shape.seq_q} << pack) + rows - 1) / rows * (shape.heads >> pack);
+  };
+  int best = 0;
+  for (int pack = 1; shape.group % (1 << pack) == 0 && 1 << pack <= rows / 2; ++pack) {
+    if (10 * num_tiles(pack) < 9 * num_tiles(best)) best = pack;
+  }
+  return best;
 }
 
 template <typename T, int width>
-void launch_attention_forward_sm90(const AttentionForward& at, void* stream) {
+void launch_attention_forward_sm90(AttentionForward at, void* stream) {
   using Tiles = ForwardTilesSm90<T, width>;
+  at.shape.pack = pack_of(at.shape, Tiles::rows);
   const AttentionShape& shape = at.shape;
-  const auto map = [&]<typename Tile>(const Heads& x, int seq, int heads, int dim) {
-    return tile_map<Tile>(static_cast<const T*>(x.data), shape.batch, seq, heads, dim,
-                          {x.seq_stride, x.head_stride, x.batch_stride});
-  };
   using Queries = typename Tiles::Queries;
   using Keys = typename Tiles::Keys;
-  const int kv_heads = shape.heads / shape.group;
   const ForwardMaps maps{
-      map.template operator()<Queries>(at.q, shape.seq_q, shape.heads, shape.dim),
-      map.template operator()<Keys>(at.k, shape.seq_k, kv_heads, shape.dim),
-      map.template operator()<Keys>(at.v, shape.seq_k, kv_heads, shape.dim_v),
-      map.template operator()<Queries>(at.out, shape.seq_q, shape.heads, shape.dim_v)};
-  const int num_tiles = (shape.seq_q + Tiles::queries - 1) / Tiles::queries;
-  const int64_t total = int64_t{num_tiles} * shape.heads * shape.batch;
+      .q = rows_map<Queries>(shape, at.q, shape.dim),
+      .k = keys_map<Keys>(shape, at.k, shape.dim),
+      .v = keys_map<Keys>(shape, at.v, shape.dim_v),
+      .out = rows_map<Queries>(shape, at.out, shape.dim_v),
+  };
+  const int rows = shape.seq_q << shape.pack, num_tiles = (rows + Tiles::rows - 1) / Tiles::rows;
+  const int64_t total = int64_t{num_tiles} * (shape.heads >> shape.pack) * shape.batch;
   launch(attention_forward_sm90_kernel<T, width>,
          dim3(static_cast<unsigned>(std::min<int64_t>(total, num_multiprocessors()))),
          dim3(Tiles::num_threads), Tiles::shared_bytes, static_cast<cudaStream_t>(stream), at, maps,
-         num_tiles, heads_of_section(shape));
+         num_tiles, packs_of_section(shape));
 }
 
 template <int width>

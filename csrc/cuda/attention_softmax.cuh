@@ -117,8 +117,8 @@ __device__ __forceinline__ void mask_scores(const AttentionShape& shape, Sum<m, 
   for (int i = 0; i < m; ++i) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int query = min(row + 16 * i + 8 * h + lane / 4, shape.seq_q - 1);
-      const Interval seen = keys_of_query(shape, query);
+      const int own = min(row + 16 * i + 8 * h + lane / 4, num_rows(shape) - 1);
+      const Interval seen = keys_of_row(shape, own);
 #pragma unroll
       for (int j = 0; j < n; ++j) {
 #pragma unroll

@@ -153,7 +153,7 @@ __device__ __forceinline__ void bulk_load(uint32_t to, const void* from, uint32_
 template <int rank>
 __device__ __forceinline__ void tma_store(const CUtensorMap* map, uint32_t from,
                                           const int32_t (&corner)[rank]) {
-  static_assert(rank >= 2 && rank <= 4);
+  static_assert(rank >= 2 && rank <= 5);
   if constexpr (rank == 2) {
     MEGAFM_PTX(emulator::tma_store(map, from, corner, rank, false),
                "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];" ::
@@ -163,11 +163,16 @@ __device__ __forceinline__ void tma_store(const CUtensorMap* map, uint32_t from,
                "cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group "
                "[%0, {%2, %3, %4}], [%1];" ::"l"(map), "r"(from), "r"(corner[0]), "r"(corner[1]),
                "r"(corner[2]) : "memory");
-  } else {
+  } else if constexpr (rank == 4) {
     MEGAFM_PTX(emulator::tma_store(map, from, corner, rank, false),
                "cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group "
                "[%0, {%2, %3, %4, %5}], [%1];" ::"l"(map), "r"(from), "r"(corner[0]),
                "r"(corner[1]), "r"(corner[2]), "r"(corner[3]) : "memory");
+  } else {
+    MEGAFM_PTX(emulator::tma_store(map, from, corner, rank, false),
+               "cp.async.bulk.tensor.5d.global.shared::cta.tile.bulk_group "
+               "[%0, {%2, %3, %4, %5, %6}], [%1];" ::"l"(map), "r"(from), "r"(corner[0]),
+               "r"(corner[1]), "r"(corner[2]), "r"(corner[3]), "r"(corner[4]) : "memory");
   }
 }
 
@@ -175,7 +180,7 @@ __device__ __forceinline__ void tma_store(const CUtensorMap* map, uint32_t from,
 template <int rank>
 __device__ __forceinline__ void tma_reduce_add(const CUtensorMap* map, uint32_t from,
                                                const int32_t (&corner)[rank]) {
-  static_assert(rank >= 2 && rank <= 4);
+  static_assert(rank >= 2 && rank <= 5);
   if constexpr (rank == 2) {
     MEGAFM_PTX(emulator::tma_store(map, from, corner, rank, true),
                "cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile.bulk_group "
@@ -186,11 +191,16 @@ __device__ __forceinline__ void tma_reduce_add(const CUtensorMap* map, uint32_t 
                "cp.reduce.async.bulk.tensor.3d.global.shared::cta.add.tile.bulk_group "
                "[%0, {%2, %3, %4}], [%1];" ::"l"(map), "r"(from), "r"(corner[0]), "r"(corner[1]),
                "r"(corner[2]) : "memory");
-  } else {
+  } else if constexpr (rank == 4) {
     MEGAFM_PTX(emulator::tma_store(map, from, corner, rank, true),
                "cp.reduce.async.bulk.tensor.4d.global.shared::cta.add.tile.bulk_group "
                "[%0, {%2, %3, %4, %5}], [%1];" ::"l"(map), "r"(from), "r"(corner[0]),
                "r"(corner[1]), "r"(corner[2]), "r"(corner[3]) : "memory");
+  } else {
+    MEGAFM_PTX(emulator::tma_store(map, from, corner, rank, true),
+               "cp.reduce.async.bulk.tensor.5d.global.shared::cta.add.tile.bulk_group "
+               "[%0, {%2, %3, %4, %5, %6}], [%1];" ::"l"(map), "r"(from), "r"(corner[0]),
+               "r"(corner[1]), "r"(corner[2]), "r"(corner[3]), "r"(corner[4]) : "memory");
   }
 }
 

@@ -25,30 +25,32 @@ struct SwizzledTile {
 
   uint32_t begin;
 
-  // Rows from `row` on of a head; those and the columns that are not there become zeros.
-  __device__ __forceinline__ void load(const CUtensorMap* map, uint32_t mbarrier, int row, int head,
-                                       int batch) const {
+  // From a tensor, whose first dimension is that of the columns; `corner` is in the others. What is not
+  // there becomes zeros.
+  template <typename... Corner>
+  __device__ __forceinline__ void load(const CUtensorMap* map, uint32_t mbarrier,
+                                       Corner... corner) const {
 #pragma unroll
     for (int box = 0; box < cols / box_cols; ++box) {
-      tma_load(begin + box * box_bytes, map, mbarrier, {box * box_cols, row, head, batch});
+      tma_load(begin + box * box_bytes, map, mbarrier, {box * box_cols, corner...});
     }
   }
 
   // The same way back, to columns from `col` on; by one thread, whose group it joins.
-  __device__ __forceinline__ void store(const CUtensorMap* map, int col, int row, int head,
-                                        int batch) const {
+  template <typename... Corner>
+  __device__ __forceinline__ void store(const CUtensorMap* map, int col, Corner... corner) const {
 #pragma unroll
     for (int box = 0; box < cols / box_cols; ++box) {
-      tma_store(map, begin + box * box_bytes, {col + box * box_cols, row, head, batch});
+      tma_store(map, begin + box * box_bytes, {col + box * box_cols, corner...});
     }
   }
 
   // The same, added to what is there.
-  __device__ __forceinline__ void add(const CUtensorMap* map, int col, int row, int head,
-                                      int batch) const {
+  template <typename... Corner>
+  __device__ __forceinline__ void add(const CUtensorMap* map, int col, Corner... corner) const {
 #pragma unroll
     for (int box = 0; box < cols / box_cols; ++box) {
-      tma_reduce_add(map, begin + box * box_bytes, {col + box * box_cols, row, head, batch});
+      tma_reduce_add(map, begin + box * box_bytes, {col + box * box_cols, corner...});
     }
   }
 

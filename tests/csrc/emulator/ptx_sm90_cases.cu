@@ -199,12 +199,10 @@ EXPORT const char* run_store_tile(int rank, int swizzle, float* tensor, const in
     OnDevice in(image, product(box, rank));
     const int bytes = 4 * product(box, rank);
     with_map(out.data(), sizes, box, swizzle, rank, [&]<int r>(const CUtensorMap& map) {
-      if constexpr (r < 5) {
-        Corner<r> at;
-        std::copy_n(corner, r, at.at);
-        launch(store_tile<r>, 1, 64, shared_bytes, nullptr, map, at, bytes,
-               reinterpret_cast<const char*>(in.data()), adds);
-      }
+      Corner<r> at;
+      std::copy_n(corner, r, at.at);
+      launch(store_tile<r>, 1, 64, shared_bytes, nullptr, map, at, bytes,
+             reinterpret_cast<const char*>(in.data()), adds);
     });
     out.fetch();
   });

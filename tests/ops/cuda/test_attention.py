@@ -91,6 +91,32 @@ def test_error_rule_of_several_tiles_to_a_block(device: str, capability: str) ->
     assert_error_rule(ours, plain, [q, k, v], torch.bfloat16)
 
 
+PACKED: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
+    # (batch, kv heads, heads of each, queries, keys), options
+    "decode": ((2, 2, 8, 1, 300), {}),
+    "decode of many": ((1, 1, 64, 1, 140), {"window": 50}),
+    "three times two heads": ((1, 2, 6, 5, 130), {"softcap": 2.0}),
+    "three heads, none packed": ((1, 1, 3, 5, 130), {}),
+    "several tiles": ((1, 2, 4, 50, 170), {"window": 30, "causal": False}),
+    "documents": ((1, 1, 8, 30, 200), {"cu_seqlens": [0, 7, 30], "cu_seqlens_k": [0, 90, 200]}),
+}
+
+
+@pytest.mark.parametrize("sinks", [False, True], ids=["", "sinks"])
+@pytest.mark.parametrize("name", PACKED)
+def test_error_rule_where_few_queries_share_tiles_with_those_of_other_heads(
+    name: str, sinks: bool, device: str, capability: str
+) -> None:
+    shape, options = PACKED[name]
+    options = {
+        key: torch.tensor(value) if isinstance(value, list) else value
+        for key, value in options.items()
+    } | {"return_lse": True}
+    tensors, options = make_problem(((*shape, 64, 32), options), sinks)
+    plain = with_backend("reference", options)
+    assert_error_rule(on_cuda(device, **options), plain, tensors, torch.bfloat16)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has one compute capability")
 def test_the_compute_capability_chooses_the_kernel(
     device: str, capability: str, monkeypatch: pytest.MonkeyPatch

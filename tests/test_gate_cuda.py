@@ -62,6 +62,10 @@ def test_a_kernel_within_its_rules_passes(monkeypatch: pytest.MonkeyPatch) -> No
         ({"spills": 8}, "keeps 8 bytes a thread in local memory; hold less, or launch fewer"),
         ({"stack": 16}, "keeps 16 bytes a thread in local memory; hold less, or launch fewer"),
         ({"registers": 72}, "takes 72 registers of 64"),
+        (
+            {"sass": SASS.replace("HGMMA", "USETMAXREG 0x18 ;\n /*0050*/ HGMMA")},
+            "hands on 64 registers, and starts with 40",
+        ),
         ({"shared": 2048}, "takes 2048 bytes of shared memory of 1024"),
         ({"sass": SASS.replace("HGMMA", "HMMA")}, "has no HGMMA instruction"),
         ({"sass": SASS.replace("LDG.E.128", "LDG.E.64")}, "has no LDG.E.128 instruction"),

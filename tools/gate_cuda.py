@@ -12,8 +12,9 @@ in comments of the file; every kernel needs a line:
 What the emulator is tested on (tests/csrc/emulator/*_cases.cu) is compiled too, for the chips that
 have it: the same source has to be CUDA.
 
-A kernel also fails if it spills registers, keeps an array in local memory, or makes ptxas warn (as
-it does of serialized wgmma). Objects are kept under build/ and go by command, source and headers.
+Registers are exact where setmaxnreg hands them on. A kernel also fails if it spills registers,
+keeps an array in local memory, or makes ptxas warn (as it does of serialized wgmma). Objects are
+kept under build/ and go by command, source and headers.
 """
 
 from __future__ import annotations
@@ -85,11 +86,18 @@ def violations(found: Found, rules: list[Rule]) -> Iterator[str]:
     for rule in own:
         if rule.registers is not None and found.registers > rule.registers:
             yield f"takes {found.registers} registers of {rule.registers}"
+        elif rule.registers is not None and found.registers < rule.registers and hands_on(found):
+            yield f"hands on {rule.registers} registers, and starts with {found.registers}"
         if rule.shared is not None and found.shared > rule.shared:
             yield f"takes {found.shared} bytes of shared memory of {rule.shared}"
         for wanted in rule.contains:
             if not any(name.startswith(wanted) for name in found.instructions):
                 yield f"has no {wanted} instruction"
+
+
+def hands_on(found: Found) -> bool:
+    """Whether warps give registers to others; a block that starts with too few of them hangs."""
+    return any(name.startswith("USETMAXREG") for name in found.instructions)
 
 
 def compile_all(names: list[str], chips: list[str]) -> Iterator[tuple[Path, str, Path, str]]:

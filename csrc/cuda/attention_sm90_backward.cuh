@@ -33,6 +33,7 @@ __global__ void __launch_bounds__(Tiles::num_threads, 1)
   const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0), consumer = warp / 4 - 1;
   if (threadIdx.x == 0) {
     constexpr int num_warps = 4 * Tiles::consumers;
+    prefetch(maps.k, maps.v, maps.q, maps.d_out);
     mbarrier_init(block.keys_full, 1);
     block.q.init(num_warps);
     block.d_out.init(num_warps);

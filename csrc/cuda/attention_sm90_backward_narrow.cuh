@@ -98,15 +98,21 @@ __device__ __forceinline__ void consume(const AttentionBackward& at,
       pin(d_q.flat());
       add_d_q(block, maps, d_q, head, query, consumer);
     };
+    const auto finish_d_k = [&] {
+      wgmma_wait<0>();
+      pin(d_k.flat());
+    };
+    // Every branch waits itself: behind them the compiler may move what a wgmma still writes.
     if (at.d_q_sum == nullptr) {
       add_d_k();
+      finish_d_k();
     } else if (width == 96 && consumer == 1) {
       add_both.template operator()<4>();
+      finish_d_k();
     } else {
       add_both.template operator()<8>();
+      finish_d_k();
     }
-    wgmma_wait<0>();
-    pin(d_k.flat());
     block.q.release(turn);
   });
 

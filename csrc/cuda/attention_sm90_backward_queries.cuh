@@ -211,6 +211,7 @@ __global__ void __launch_bounds__(Tiles::num_threads, 1)
   const QueryBlock<Tiles> block(at.shape, num_tiles);
   const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0), consumer = warp / 4 - 1;
   if (threadIdx.x == 0) {
+    prefetch(maps.q, maps.d_out, maps.k, maps.v);
     mbarrier_init(block.queries_full, 1);
     block.k.init(4 * Tiles::consumers);
     block.v.init(4 * Tiles::consumers);

@@ -88,9 +88,15 @@ __device__ __forceinline__ void consume(const AttentionBackward& at,
       pin(d_v.flat());
       block.d_out.release(d_out_turn);
     };
+    const auto finish_d_k = [&] {
+      wgmma_wait<0>();
+      pin(d_k.flat());
+    };
+    // Either branch waits itself: behind them the compiler may move what a wgmma still writes.
     if (at.d_q_sum == nullptr) {
       wgmma_fence();
       add_d_k();
+      finish_d_k();
     } else {
       Sum<1, Tiles::half / 8> d_q;
       pin(d_q.flat());
@@ -100,9 +106,8 @@ __device__ __forceinline__ void consume(const AttentionBackward& at,
       add_d_k();
       pin(d_q.flat());
       add_d_q(block, maps, d_q, head, query, consumer);
+      finish_d_k();
     }
-    wgmma_wait<0>();
-    pin(d_k.flat());
     block.q.release(turn);
   });
 

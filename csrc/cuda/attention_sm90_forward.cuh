@@ -311,6 +311,7 @@ __global__ void __launch_bounds__(ForwardTilesSm90<T, width>::num_threads, 1)
   const ForwardBlock<T, width> block{at.shape, num_tiles, packs_of_section};
   const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0), consumer = warp / 4 - 1;
   if (threadIdx.x == 0) {
+    prefetch(maps.k, maps.q, maps.v);
     mbarrier_init(block.q_full, 1);
     mbarrier_init(block.q_free, Tiles::consumers);
     block.keys.init(4 * Tiles::consumers);

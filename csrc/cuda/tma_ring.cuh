@@ -6,6 +6,12 @@
 
 namespace megafm::cuda {
 
+// Fetches tensor maps ahead of their first use.
+template <typename... Maps>
+__device__ __forceinline__ void prefetch(const Maps&... maps) {
+  (tma_prefetch(&maps), ...);
+}
+
 // A place of a ring, and the parity of the phase in which it is filled.
 template <int stages>
 struct Turn {

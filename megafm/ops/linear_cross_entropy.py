@@ -33,7 +33,7 @@ from megafm.ops.cross_entropy import (
 from megafm.ops.linear import linear, weight_gradient
 from megafm.ops.processor import has_bf16_units
 
-# Size of a chunk's logits in fp32: the products want many rows, memory wants few.
+# Size of a chunk's logits: the products want many rows, memory wants few.
 CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}
 
 
@@ -164,12 +164,20 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         registry.refuse_second_derivative("linear_cross_entropy")
-        # In the loss's precision: a factor rounded to bf16 would bend every element alike.
         d_hidden, d_weight = (
-            None if saved is None else (saved.to(grads[0].dtype) * grads[0]).to(saved.dtype)
-            for saved in ctx.saved_tensors
+            None if saved is None else _scaled(saved, grads[0]) for saved in ctx.saved_tensors
         )
         return None, d_hidden, d_weight, None, None
+
+
+def _scaled(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """In the factor's precision: one rounded to bf16 would bend every element alike.
+
+    torch rounds a scalar that lies on a GPU, not one on a CPU.
+    """
+    if factor.device.type == "cpu":
+        return x * factor
+    return (x.to(factor.dtype) * factor).to(x.dtype)
 
 
 class _PerToken(torch.autograd.Function):
@@ -212,8 +220,8 @@ def _run(
     weight = weight.detach().to(dtype)
     losses = hidden.new_empty(hidden.shape[0], dtype=_wide(hidden))
     d_hidden = torch.empty_like(hidden) if needed[0] else None
-    d_weight = torch.zeros_like(weight, dtype=_wide(hidden)) if needed[1] else None
-    size = _chunk_size(hidden, weight.shape[0])
+    d_weight = None
+    size = _chunk_size(weight)
     for start in range(0, hidden.shape[0], size):
         chunk = slice(start, start + size)
         x = hidden[chunk].to(dtype).contiguous()  # one layout: the same bits from any strides
@@ -222,11 +230,16 @@ def _run(
         losses[chunk] = _losses_and_gradient(kernels, logits, targets[chunk], terms, scale)
         if d_hidden is not None and scale is not None:
             d_hidden[chunk] = linear(logits, weight.T)
-        if d_weight is not None and scale is not None:
-            d_weight += weight_gradient(logits, x)
+        if needed[1] and scale is not None:
+            part = weight_gradient(logits, x)  # laid out as is fast: only the sum is turned
+            d_weight = part if d_weight is None else d_weight.to(_wide(hidden)).add_(part)
     if terms.group is not None and d_hidden is not None:
         d_hidden = functional.all_reduce(d_hidden, "sum", terms.group)
-    return losses, d_hidden, None if d_weight is None else d_weight.to(weight_dtype)
+    if d_weight is None and needed[1]:  # no token
+        d_weight = torch.zeros_like(weight)
+    if d_weight is not None:
+        d_weight = d_weight.to(weight_dtype).contiguous()
+    return losses, d_hidden, d_weight
 
 
 def _losses_and_gradient(
@@ -261,8 +274,9 @@ def _matmul_dtype(hidden: torch.Tensor) -> torch.dtype:
     return torch.float32 if slow else hidden.dtype
 
 
-def _chunk_size(hidden: torch.Tensor, vocab: int) -> int:
-    fitting = CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cuda"]) // (4 * max(1, vocab))
+def _chunk_size(weight: torch.Tensor) -> int:
+    row_bytes = max(1, weight.shape[0]) * weight.itemsize  # of logits
+    fitting = CHUNK_BYTES.get(weight.device.type, CHUNK_BYTES["cuda"]) // row_bytes
     return max(64, fitting // 64 * 64)
 
 

@@ -1,9 +1,9 @@
 """Which backend `auto` tries first, by device, dtype and class of shape: a table of measurements.
 
-The CPU rows were measured (benchmarks/results/ops); tests/ops/test_auto.py fails where a rule is
-newer than its measurement. The CUDA rows are not measured yet: they name torch's own kernels, and
-behind them Triton's attention, since the reference needs seq_q x seq_k memory. Kernels of csrc/cuda
-have to be asked for (ops.rms_norm=cuda) until they have run and won on a GPU.
+The CPU rows were measured (benchmarks/results/ops); tests/benchmarks/test_results.py fails where a
+rule is newer than its measurement. The CUDA rows are not measured yet: they name torch's own
+kernels, and behind them Triton's attention, since the reference needs seq_q x seq_k memory. Kernels
+of csrc/cuda have to be asked for (ops.rms_norm=cuda) until they have run and won on a GPU.
 """
 
 from __future__ import annotations
